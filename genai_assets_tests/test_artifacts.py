@@ -1,0 +1,231 @@
+"""Artifacts are complete or absent, built once, and tell when they were changed."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from genai_assets.artifacts import Artifact, ArtifactStore
+
+INPUTS = {"data": "abc", "settings": {"size": 3}}
+
+
+def write(text: str = "content"):
+    def make(out: Path) -> dict[str, object]:
+        (out / "sub").mkdir()
+        (out / "sub" / "file.txt").write_text(text)
+        (out / "other.txt").write_text("other")
+        return {"letters": len(text)}
+
+    return make
+
+
+def refuse(out: Path) -> dict[str, object]:
+    raise AssertionError("it is there already")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "artifacts")
+
+
+def test_an_artifact_is_built_once_and_then_reused(store):
+    first = store.build("splits", INPUTS, write())
+    again = store.build("splits", dict(reversed(INPUTS.items())), refuse)
+    assert (first.reused, again.reused) == (False, True)
+    assert (again.path, again.data_version) == (first.path, first.data_version)
+    assert again.summary == first.summary == {"letters": 7}
+    assert again.inputs == first.inputs == INPUTS
+    assert first.path == store.root / "splits" / first.fingerprint
+    assert first.file("sub/file.txt").read_text() == "content"
+
+
+def test_other_inputs_are_another_artifact_and_equal_content_is_the_same_data_version(store):
+    one = store.build("splits", INPUTS, write())
+    other = store.build("splits", INPUTS | {"data": "def"}, write())
+    changed = store.build("splits", INPUTS | {"data": "ghi"}, write("else"))
+    assert len({one.fingerprint, other.fingerprint, changed.fingerprint}) == 3
+    assert one.data_version == other.data_version != changed.data_version
+
+
+def test_an_artifact_is_found_by_its_inputs(store):
+    assert store.find("splits", INPUTS) is None
+    made = store.build("splits", INPUTS, write())
+    found = store.find("splits", INPUTS)
+    assert found is not None and found.path == made.path and found.reused
+    assert store.find("other", INPUTS) is None
+
+
+def test_a_stage_that_fails_leaves_nothing(store):
+    def fail_halfway(out: Path) -> dict[str, object]:
+        (out / "half.txt").write_text("half")
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        store.build("splits", INPUTS, fail_halfway)
+    assert names(store.root / "splits") == []
+    assert store.find("splits", INPUTS) is None and store.newest("splits") is None
+
+
+def test_what_a_killed_process_left_is_no_artifact(store):
+    made = store.build("splits", INPUTS, write())
+    shutil.copytree(made.path, store.root / "splits" / ".0123.abc.partial")
+    shutil.rmtree(made.path)
+    assert store.newest("splits") is None
+
+
+def test_a_full_disk_leaves_nothing(store, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(os, "fsync", fail)
+        store.build("splits", INPUTS, write())
+    assert names(store.root / "splits") == []
+
+
+def test_a_summary_or_inputs_that_are_no_json_leave_nothing(store):
+    with pytest.raises(TypeError):
+        store.build("splits", INPUTS, lambda out: {"path": out})
+    assert names(store.root / "splits") == []
+    with pytest.raises(TypeError):
+        store.build("splits", {"path": store.root}, write())
+
+
+def test_a_fresh_artifact_takes_the_place_of_the_old_one(store):
+    store.build("drift", INPUTS, write("old"))
+    fresh = store.build("drift", INPUTS, write("new one"), fresh=True)
+    assert fresh.file("sub/file.txt").read_text() == "new one"
+    assert not fresh.reused and fresh.summary == {"letters": 7}
+    assert names(store.root / "drift") == [fresh.fingerprint], "nothing of the old one stays"
+
+
+def test_a_fresh_artifact_that_fails_leaves_the_old_one(store):
+    old = store.build("drift", INPUTS, write("old"))
+    with pytest.raises(AssertionError):
+        store.build("drift", INPUTS, refuse, fresh=True)
+    assert store.build("drift", INPUTS, refuse).data_version == old.data_version
+
+
+def test_an_artifact_that_lost_a_file_or_its_receipt_is_made_anew(store):
+    for hurt in (
+        lambda path: (path / "other.txt").unlink(),
+        lambda path: (path / "artifact.json").unlink(),
+        lambda path: (path / "artifact.json").write_text('{"kind": '),
+        lambda path: (path / "artifact.json").write_bytes(b"\xff\xfe"),
+    ):
+        hurt(store.build("splits", INPUTS, write()).path)
+        assert store.find("splits", INPUTS) is None
+        made = store.build("splits", INPUTS, write())
+        assert not made.reused
+        made.verify()
+        assert names(store.root / "splits") == [made.fingerprint]
+
+
+def test_the_newest_is_the_one_finished_last_and_whole(store):
+    assert store.newest("splits") is None
+    made: list[Artifact] = []
+    for number in range(3):
+        made.append(store.build("splits", {"number": number}, write()))
+        os.utime(made[-1].path / "artifact.json", (number, number))
+
+    def newest() -> str | None:
+        found = store.newest("splits")
+        return found.fingerprint if found else None
+
+    assert newest() == made[2].fingerprint
+    os.utime(made[0].path / "artifact.json", (9, 9))
+    assert newest() == made[0].fingerprint
+    (made[0].path / "other.txt").unlink()
+    assert newest() == made[2].fingerprint
+
+
+def change(path: Path) -> None:
+    (path / "sub" / "file.txt").write_text("changed")
+
+
+def add(path: Path) -> None:
+    (path / "sub" / "added.txt").write_text("more")
+
+
+def remove(path: Path) -> None:
+    (path / "sub" / "file.txt").unlink()
+
+
+@pytest.mark.parametrize(("meddle", "named"), [(change, "file.txt"), (add, "added.txt"), (remove, "file.txt")])
+def test_verifying_names_the_file_that_was_changed(store, meddle, named):
+    made = store.build("splits", INPUTS, write())
+    made.verify()
+    meddle(made.path)
+    with pytest.raises(ValueError, match=f"was changed after it was finished .sub/{named}.; remove the folder"):
+        made.verify()
+
+
+def test_a_file_the_artifact_does_not_have_is_a_clear_error(store):
+    made = store.build("splits", INPUTS, write())
+    with pytest.raises(FileNotFoundError, match=r"splits/[0-9a-f]{16} has no file 'absent\.txt'"):
+        made.file("absent.txt")
+
+
+def test_others_may_read_what_a_stage_wrote_privately(store):
+    def make(out: Path) -> dict[str, object]:
+        (out / "sub").mkdir(mode=0o700)
+        (out / "sub" / "weights").touch(mode=0o600)
+        return {}
+
+    made = store.build("model", INPUTS, make)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (made.path, *made.path.rglob("*"))}
+    assert modes == {made.fingerprint: 0o755, "sub": 0o755, "weights": 0o644, "artifact.json": 0o644}
+
+
+def build_at_once(root: Path, name: str, fresh: bool, start, answers) -> None:
+    def make(out: Path) -> dict[str, object]:
+        start.wait(30)  # all are past looking whether it is there
+        return write(name)(out)
+
+    try:
+        made = ArtifactStore(root).build("splits", INPUTS, make, fresh=fresh)
+        made.verify() if not fresh else None
+        answers.put((made.data_version, str(made.path), None))
+    except BaseException as error:
+        answers.put((None, None, repr(error)))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_processes_that_build_the_same_at_once_leave_one_complete_artifact(store, fresh):
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Barrier(3), context.Queue()
+    arguments = [(store.root, f"content {number}", fresh, start, answers) for number in range(3)]
+    processes = [context.Process(target=build_at_once, args=some) for some in arguments]
+    for process in processes:
+        process.start()
+    said = [answers.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert [error for _, _, error in said] == [None] * 3
+    found = store.find("splits", INPUTS)
+    assert found is not None
+    found.verify()
+    assert names(store.root / "splits") == [found.fingerprint]
+    assert {path for _, path, _ in said} == {str(found.path)}
+    if not fresh:
+        assert {version for version, _, _ in said} == {found.data_version}, "the first to finish stays"
+
+
+def test_one_that_was_built_meanwhile_is_kept_because_it_may_be_in_use(store):
+    def make(out: Path) -> dict[str, object]:
+        store.build("splits", INPUTS, write("first"))
+        return write("second")(out)
+
+    made = store.build("splits", INPUTS, make)
+    assert made.file("sub/file.txt").read_text() == "first"
+    assert json.loads((made.path / "artifact.json").read_text())["summary"] == {"letters": 5}
+    assert names(store.root / "splits") == [made.fingerprint]
