@@ -1,0 +1,1 @@
+"""Pictures in: records, sources, decoding, licences, expectations, captions, splits. Knows no model and no Dagster."""
