@@ -1,0 +1,226 @@
+"""Bad records are set aside with their reason, the rest goes on, and what remains is tested."""
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from genai_assets.datasets import records
+from genai_assets.datasets.picture_store import PictureStore
+from genai_assets.datasets.records import Record
+from genai_assets.datasets.validation import CHECKS, validate
+from genai_assets.settings import Settings
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def drawing(number: int, width: int = 48, height: int = 48) -> bytes:
+    """A picture of its own: noise from a seed."""
+    pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return png(Image.fromarray(pixels))
+
+
+def hairline() -> bytes:
+    image = Image.new("RGB", (256, 256), "white")
+    image.paste((0, 0, 0), (128, 20, 129, 236))
+    return png(image)
+
+
+def speck() -> bytes:
+    image = Image.new("RGB", (256, 256), "white")
+    image.putpixel((100, 100), (0, 0, 0))
+    return png(image)
+
+
+def record(picture: str, caption: str, size: tuple[int, int] = (48, 48), **changes: Any) -> Record:
+    fields = {"concept": caption, "style": "fluent", "source": "icons:test", "licence": "MIT"}
+    times = {"added_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    return Record(
+        **{"id": picture, "caption": caption, "width": size[0], "height": size[1], **fields, **times, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def settings(home: Path) -> Settings:
+    return Settings.model_validate({"home": home, "dataset": {"max_pixels": 80_000}})
+
+
+@pytest.fixture(scope="module")
+def store(settings: Settings) -> PictureStore:
+    return PictureStore(settings.paths.pictures)
+
+
+@pytest.fixture(scope="module")
+def mixed(store: PictureStore) -> pd.DataFrame:
+    """Twelve good records and one of every kind of bad one."""
+    good = [record(store.put(drawing(number)), f"good {number}") for number in range(11)]
+    good.append(record(store.put(hairline()), "hairline", (256, 256)))
+    changed = store.put(drawing(100))
+    store.path(changed).write_bytes(drawing(101))
+    later = datetime(2026, 2, 1, tzinfo=UTC)
+    bad = [
+        record(store.put(drawing(102)[:-200]), "truncated"),
+        record(store.put(b"<html>not found</html>"), "not a picture"),
+        record("0" * 64, "missing"),
+        record(changed, "changed"),
+        record(store.put(png(Image.new("RGB", (48, 48), "white"))), "blank"),
+        record(store.put(speck()), "speck", (256, 256)),
+        record(store.put(drawing(103, 160, 38)), "long", (160, 38)),
+        record(store.put(drawing(104, 300, 300)), "huge", (300, 300)),
+        record(store.put(drawing(105, 16, 16)), "tiny", (16, 16)),
+        record(store.put(drawing(106)), "mismeasured", (64, 48)),
+        record(store.put(drawing(107)), " ", concept="something"),
+        record(store.put(drawing(108)), "unlicensed", licence="CC-BY-SA-4.0"),
+        record(good[0].id, "a later name of good 0", added_at=later),
+        record(good[0].id, "good 0", added_at=later),
+    ]
+    return records.to_frame([*good, *bad])
+
+
+@pytest.fixture(scope="module")
+def out(home: Path) -> Path:
+    folder = home / "out"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def progress() -> list[tuple[int, int]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def summary(mixed: pd.DataFrame, store: PictureStore, settings: Settings, out: Path, progress: list) -> dict[str, Any]:
+    return validate(mixed, store, settings, out, on_progress=lambda done, total: progress.append((done, total)))
+
+
+def failed(checks: list[dict[str, Any]]) -> set[str]:
+    return {check["name"] for check in checks if not check["passed"]}
+
+
+def test_a_corrupt_picture_is_quarantined_and_the_rest_goes_on(summary: dict[str, Any], out: Path) -> None:
+    kept = records.read_manifest(out / "manifest.parquet")
+    assert sorted(kept["caption"]) == sorted([*(f"good {number}" for number in range(11)), "hairline"])
+    assert list(kept.columns) == list(records.COLUMNS)
+    assert len(records.from_frame(kept)) == summary["kept"] == 12
+    assert summary["manifest_version"] == records.manifest_version(kept)
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        ("truncated", "undecodable: damaged or truncated"),
+        ("not a picture", "undecodable: not a picture"),
+        ("missing", "picture missing"),
+        ("changed", "picture changed"),
+        ("blank", "blank"),
+        ("speck", "blank"),
+        ("long", "too long: 160 × 38 pixels"),
+        ("huge", "undecodable: 300 × 300 pixels are more than the 80000"),
+        ("tiny", "picture too narrow: 16; picture too low: 16"),
+        ("mismeasured", "size differs from the record: 48 × 48 pixels, recorded as 64 × 48"),
+        (" ", "no caption"),
+        ("unlicensed", "licence not allowed: CC-BY-SA-4.0"),
+        ("a later name of good 0", "duplicate of "),
+        ("good 0", "duplicate of "),
+    ],
+)
+def test_a_bad_record_is_set_aside_whole_with_its_reason(
+    summary: dict[str, Any], out: Path, mixed: pd.DataFrame, caption: str, reason: str
+) -> None:
+    quarantine = records.read_manifest(out / "quarantine.parquet")
+    (row,) = quarantine[quarantine["caption"] == caption].to_dict("records")
+    assert row["reason"].startswith(reason)
+    assert list(quarantine.columns) == [*mixed.columns, "reason"]
+
+
+def test_of_a_picture_with_several_captions_the_earliest_stays(summary: dict[str, Any], out: Path) -> None:
+    quarantine = records.read_manifest(out / "quarantine.parquet")
+    duplicates = quarantine[quarantine["reason"].str.startswith("duplicate")]
+    assert set(duplicates["added_at"]) == {pd.Timestamp("2026-02-01", tz="UTC")}
+    assert all("kept as “good 0”" in reason for reason in duplicates["reason"])
+
+
+def test_every_record_is_counted_once(summary: dict[str, Any], mixed: pd.DataFrame) -> None:
+    assert summary["records"] == len(mixed) == summary["kept"] + summary["quarantined"]
+    assert sum(summary["quarantined_by_reason"].values()) == summary["quarantined"]
+    assert summary["quarantined_by_reason"]["undecodable"] == 3
+
+
+def test_the_report_tells_what_came_and_the_checks_tell_what_remained(summary: dict[str, Any], out: Path) -> None:
+    assert failed(summary["raw_checks"]) == {
+        "captions_are_present",
+        "licences_are_allowed",
+        "widths_are_large_enough",
+        "heights_are_large_enough",
+        "records_are_distinct",
+    }
+    assert [check["name"] for check in summary["checks"]] == [check.name for check in CHECKS]
+    assert failed(summary["checks"]) == {"most_records_are_usable"}, "14 of 26 were quarantined"
+    assert not summary["success"]
+    written = json.loads((out / "validation.json").read_text())
+    assert written["checks"] == summary["checks"]
+    assert json.loads(json.dumps(summary)) == summary
+    assert Path(summary["data_docs"]).is_file()
+
+
+def test_progress_ends_at_the_number_of_pictures_that_were_decoded(
+    summary: dict[str, Any], progress: list[tuple[int, int]]
+) -> None:
+    assert progress[-1] == (21, 21), "three rows had faults already, and the copies share one picture"
+
+
+def test_a_healthy_manifest_passes_and_the_same_input_gives_the_same_bytes(
+    summary: dict[str, Any], out: Path, store: PictureStore, settings: Settings, tmp_path: Path
+) -> None:
+    healthy = records.read_manifest(out / "manifest.parquet")
+    healthy["source"] = [" ", *healthy["source"].iloc[1:]]
+    bytes_of_runs = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        again = validate(healthy, store, settings, folder)
+        bytes_of_runs.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert again["success"] and again["quarantined"] == 0
+    assert failed(again["checks"]) == {"sources_are_present"}, "a warning is kept in sight, and its record is kept"
+    assert bytes_of_runs[0] == bytes_of_runs[1]
+    assert set(bytes_of_runs[0]) == {"manifest.parquet", "quarantine.parquet", "validation.json"}
+
+
+def test_when_nothing_is_left_the_critical_checks_fail_and_the_quarantine_is_still_written(
+    store: PictureStore, settings: Settings, tmp_path: Path
+) -> None:
+    nothing = records.to_frame([record("f" * 64, "missing")])
+    summary = validate(nothing, store, settings, tmp_path)
+    assert failed(summary["checks"]) == {"manifest_has_records", "most_records_are_usable"}
+    assert not summary["success"]
+    assert len(records.read_manifest(tmp_path / "quarantine.parquet")) == 1
+    assert records.read_manifest(tmp_path / "manifest.parquet").empty
+
+
+def test_an_empty_manifest_fails_and_does_not_crash(store: PictureStore, settings: Settings, tmp_path: Path) -> None:
+    summary = validate(records.to_frame([]), store, settings, tmp_path)
+    assert failed(summary["checks"]) == {"manifest_has_records", "most_records_are_usable"}
+
+
+def test_a_manifest_without_a_column_is_refused_with_its_name(
+    mixed: pd.DataFrame, store: PictureStore, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="lacks the columns caption"):
+        validate(mixed.drop(columns="caption"), store, settings, tmp_path)
+    assert not list(tmp_path.iterdir())
