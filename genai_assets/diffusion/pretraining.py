@@ -1,0 +1,131 @@
+"""Making the embedded base model: a small denoiser trained from nothing on freely licensed icon styles.
+
+Belongs here: which styles, how they become a cache, the run, and the export of the winner. The house style that the
+example fine-tunes on must never be among the styles (in no variant: they share its shapes).
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genai_assets import durable
+from genai_assets.artifacts import Artifact, ArtifactStore
+from genai_assets.diffusion.base_model import DIGESTS, PAPERS, TEXT_ENCODER_PACKAGE, new_pipeline
+from genai_assets.diffusion.checkpoints import CheckpointFolder
+from genai_assets.diffusion.compilation import compile_denoiser
+from genai_assets.diffusion.config import DenoiserConfig, TrainingConfig
+from genai_assets.diffusion.devices import choose_device
+from genai_assets.diffusion.training import StepReport, TrainingResult, train
+from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
+from genai_assets.settings import Settings
+
+PRETRAINING_SETS = ("noto", "twemoji", "fxemoji")
+VALIDATION_SHARE = 0.015
+CODE_VERSION = "1"
+
+
+def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, int], None] | None = None) -> Artifact:
+    """The training cache of the pre-training styles; built once.
+
+    Raises:
+        ValueError: no picture is left, or a set is unknown.
+        PackageUnavailable: an icon set cannot be fetched.
+    """
+    from genai_assets.datasets.decoding import decode, to_square
+    from genai_assets.datasets.ingestion import ingest, source_fingerprints
+    from genai_assets.datasets.picture_store import PictureStore
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.splits import concept_position
+
+    dataset = settings.dataset.model_copy(update={"icon_sets": PRETRAINING_SETS, "folder": None})
+    wanted = settings.model_copy(update={"dataset": dataset})
+    store = PictureStore(settings.paths.pictures)
+    artifacts = ArtifactStore(settings.paths.artifacts)
+    inputs = {"sources": source_fingerprints(wanted), "code": CODE_VERSION}
+    raw = artifacts.build("pretraining_data", inputs, lambda out: ingest(wanted, out))
+    rows = read_manifest(raw.file("manifest.parquet"))
+    held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
+    rows["split"] = np.where(held, "validation", "train")
+
+    def read_picture(record_id: str) -> np.ndarray:
+        image = decode(store.read(record_id), max_pixels=settings.dataset.max_pixels)
+        return to_square(image, settings.fine_tune.resolution)
+
+    def make(out: Path) -> dict[str, Any]:
+        pipeline = new_pipeline(DenoiserConfig(depth=1), resolution=settings.fine_tune.resolution, seed=0)
+        return build_training_cache(
+            rows,
+            read_picture,
+            pipeline,
+            out,
+            resolution=settings.fine_tune.resolution,
+            prompt_template=settings.fine_tune.prompt_template,
+            on_progress=on_progress,
+        )
+
+    inputs = {
+        "data": raw.data_version,
+        "resolution": settings.fine_tune.resolution,
+        "prompt_template": settings.fine_tune.prompt_template,
+        "text_encoder": TEXT_ENCODER_PACKAGE,
+        "code": CODE_VERSION,
+    }
+    return artifacts.build("pretraining_cache", inputs, make)
+
+
+def pretrain(
+    settings: Settings,
+    denoiser: DenoiserConfig,
+    config: TrainingConfig,
+    *,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    compiled: bool = True,
+    stop: Callable[[], bool] | None = None,
+) -> tuple[Any, TrainingResult]:
+    """Train a denoiser from nothing, going on from the newest valid checkpoint in the home folder.
+
+    ``compiled`` costs about two minutes at the start and more than doubles the speed on a CPU.
+
+    Returns:
+        tuple: the pipeline with the EMA weights, and the figures of the run.
+    """
+    cache = TrainingCache.open(pretraining_cache(settings, on_progress=on_progress).path)
+    pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution, seed=config.seed)
+    validation = cache.select("validation")
+    result = train(
+        pipeline.transformer,
+        cache,
+        config,
+        training_rows=cache.select("train"),
+        validation_rows=validation[:256],
+        device=choose_device(settings.device),
+        checkpoints=CheckpointFolder(settings.paths.checkpoints / "pretraining"),
+        on_step=on_step,
+        forward=compile_denoiser(pipeline.transformer) if compiled else None,
+        stop=stop,
+    )
+    pipeline.transformer = result.denoiser
+    return pipeline, result
+
+
+def export_embedded_base(pipeline: Any, out: Path) -> None:
+    """Write what is kept of a base model: denoiser in bf16, noise scheduler and index, without the text encoder.
+
+    Args:
+        pipeline: a trained ``PRXPixelPipeline``.
+        out: the folder; its weights are replaced, its model card stays.
+    """
+    import torch
+
+    for part in ("transformer", "scheduler"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    pipeline.transformer.to(torch.bfloat16)
+    pipeline.save_pretrained(out, safe_serialization=True)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(out / part)
+    digests = {name: value for name, value in durable.digest_tree(out).items() if name not in PAPERS}
+    durable.write_json(out / DIGESTS, digests)

@@ -1,0 +1,71 @@
+"""A tiny real pipeline, and a training cache of simple drawn pictures, made once."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from genai_assets.diffusion.base_model import load_pipeline, new_pipeline
+from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
+from genai_assets_tests.diffusion.drawings import drawn_picture, drawn_rows
+
+TINY = DenoiserConfig(hidden_size=64, depth=1, num_heads=2, axes_dim=(16, 16), bottleneck_size=16)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no crowd of threads on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete pipeline folder with a random denoiser of one block, 64 px."""
+    folder = tmp_path_factory.mktemp("tiny-base") / "model"
+    pipeline = new_pipeline(TINY, resolution=64, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # a new denoiser's gates are zero: without this every prompt gives the same picture
+        for weight in pipeline.transformer.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_base: Path) -> Any:
+    """The tiny base, loaded; whoever trains takes a ``tiny_denoiser``."""
+    return load_pipeline(tiny_base)
+
+
+@pytest.fixture
+def tiny_denoiser(tiny_pipeline: Any) -> Any:
+    """A fresh copy of the tiny base's denoiser."""
+    return copy.deepcopy(tiny_pipeline.transformer)
+
+
+@pytest.fixture(scope="session")
+def rows() -> pd.DataFrame:
+    """What a dataset says of the drawn pictures."""
+    return drawn_rows()
+
+
+@pytest.fixture(scope="session")
+def cache_folder(rows: pd.DataFrame, tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    build_training_cache(
+        rows, drawn_picture, tiny_pipeline, folder, resolution=64, prompt_template="{caption}, {style} style"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(cache_folder: Path) -> TrainingCache:
+    return TrainingCache.open(cache_folder)

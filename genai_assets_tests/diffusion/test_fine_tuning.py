@@ -1,0 +1,142 @@
+"""Fine-tuning fills a folder that stock diffusers loads, or says what is wrong and leaves nothing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genai_assets import durable
+from genai_assets.diffusion.fine_tuning import fine_tune, training_config
+from genai_assets.settings import FineTuneSettings, SamplingSettings
+
+SAMPLING = SamplingSettings(steps=1, guidance_scale=2.0)
+
+
+def settings(**changes: Any) -> FineTuneSettings:
+    plan: dict[str, Any] = {"max_steps": 2, "batch_size": 2}
+    return FineTuneSettings(**(plan | changes))
+
+
+def run(base: Path, cache: Path, place: Path, *, plan: FineTuneSettings | None = None, **more: Any) -> dict[str, Any]:
+    out = place / "model"
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = {"house_style": "plain", "model_version": "v1", "checkpoints": place / "checkpoints", "device": "cpu"}
+    return fine_tune(base, cache, plan or settings(), SAMPLING, out, **(arguments | more))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_result_is_a_folder_that_stock_diffusers_loads_and_draws_with(tiny_base, cache_folder, tmp_path, method):
+    from diffusers import DiffusionPipeline
+
+    figures = run(tiny_base, cache_folder, tmp_path, plan=settings(method=method))
+    model = tmp_path / "model"
+    assert sorted(path.name for path in model.iterdir()) == [
+        "model.json",
+        "model_index.json",
+        "samples.png",
+        "scheduler",
+        "text_encoder",
+        "tokenizer",
+        "transformer",
+    ]
+    assert figures["steps"] == 2 and figures["pictures_seen"] == 4 and figures["training_pictures"] == 9
+    assert figures["method"] == method and np.isfinite(figures["final_loss"])
+
+    pipeline: Any = DiffusionPipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("red disc", num_inference_steps=1, use_resolution_binning=False).images[0]
+    assert picture.size == (64, 64)
+
+    from safetensors.torch import load_file
+
+    weights = load_file(model / "transformer" / "diffusion_pytorch_model.safetensors")
+    before = load_file(tiny_base / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert weights.keys() == before.keys(), "no adapter's keys are left"
+    assert any(not weights[name].equal(before[name].to(weights[name].dtype)) for name in weights)
+
+
+def test_the_folder_says_what_it_is_and_shares_what_did_not_change(tiny_base, cache_folder, tmp_path):
+    from PIL import Image
+
+    from genai_assets.diffusion.base_model import model_facts
+
+    before = durable.digest_tree(tiny_base)
+    run(tiny_base, cache_folder, tmp_path, plan=settings(seed=3))
+    model = tmp_path / "model"
+    facts = model_facts(model)
+    assert {name: facts[name] for name in ("model_version", "style", "resolution")} == {
+        "model_version": "v1",
+        "style": "plain",
+        "resolution": 64,
+    }
+    assert facts["prompt_template"] == "{caption}, {style} style"
+    assert facts["training"]["steps"] == 2 and facts["training"]["seed"] == 3
+    for part in ("text_encoder", "tokenizer"):
+        for file in (tiny_base / part).iterdir():
+            assert os.path.samefile(file, model / part / file.name), "a hard link"
+    assert durable.digest_tree(tiny_base) == before, "the base is as it was"
+    with Image.open(model / "samples.png") as sheet:
+        assert sheet.size == (4 * 128, 128), "three validation captions on one line"
+
+
+def test_a_run_that_broke_off_goes_on_to_the_very_same_model(tiny_base, cache_folder, tmp_path):
+    plan = settings(max_steps=3)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(tiny_base, cache_folder, whole, plan=plan)
+
+    def break_off(report: Any) -> None:
+        if report.step == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(tiny_base, cache_folder, broken, plan=plan, on_step=break_off)
+    assert sorted(path.name for path in (broken / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
+    assert list((broken / "model").iterdir()) == []
+    steps: list[int] = []
+    run(tiny_base, cache_folder, broken, plan=plan, on_step=lambda report: steps.append(report.step))
+    assert steps == [3]
+    one, other = durable.digest_tree(broken / "model"), durable.digest_tree(whole / "model")
+    assert one == other, "weights, facts and samples, byte by byte"
+
+
+def test_the_budget_in_minutes_becomes_a_number_of_steps(tiny_base, cache_folder, tmp_path):
+    figures = run(tiny_base, cache_folder, tmp_path, plan=settings(max_steps=5, max_minutes=5))
+    assert figures["steps"] == 5
+    shorter = run(tiny_base, cache_folder, tmp_path / "other", plan=settings(max_steps=5, max_minutes=1e-9))
+    assert shorter["steps"] == 1
+
+
+def test_the_plan_of_a_run_fits_its_length():
+    plan = training_config(settings(batch_size=7, method="lora", lora_rank=3, seed=5), 400)
+    assert (plan.steps, plan.batch_size, plan.method, plan.lora_rank, plan.seed) == (400, 7, "lora", 3, 5)
+    assert (plan.warmup_steps, plan.checkpoint_every, plan.validate_every) == (20, 100, 66)
+    shortest = training_config(settings(), 1)
+    assert (shortest.warmup_steps, shortest.checkpoint_every, shortest.validate_every) == (0, 1, 1)
+
+
+def test_a_base_of_another_resolution_than_the_cache_is_a_clear_error(tiny_base, cache, rows, tiny_pipeline, tmp_path):
+    from genai_assets.diffusion.training_cache import build_training_cache
+    from genai_assets_tests.diffusion.drawings import drawn_picture
+
+    small = tmp_path / "small"
+    small.mkdir()
+    build_training_cache(
+        rows[:2],
+        lambda record_id: drawn_picture(record_id)[::2, ::2],
+        tiny_pipeline,
+        small,
+        resolution=32,
+        prompt_template="{caption}",
+    )
+    with pytest.raises(ValueError, match=r"draws 64 px, but fine_tune\.resolution is 32: set it equal"):
+        run(tiny_base, small, tmp_path)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_an_empty_training_split_is_a_clear_error_that_names_the_style(tiny_base, cache_folder, tmp_path):
+    for steps in (2, 50):
+        with pytest.raises(ValueError, match=r"no pictures to train on.*'sketch'"):
+            run(tiny_base, cache_folder, tmp_path, plan=settings(max_steps=steps), house_style="sketch")
+    assert list((tmp_path / "model").iterdir()) == []
