@@ -1,0 +1,119 @@
+"""From a model folder to a Bento that draws; what was acknowledged survives a killed service."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from genai_assets.serving.client import ServiceClient, ServiceError
+from genai_assets.serving.packaging import ServiceFailed, build_bento, running_service, smoke_test
+from genai_assets.serving.request_log import RequestLog
+from genai_assets_tests.serving.tiny_service import VERSION, make_settings
+
+ROOT = Path(__file__).parents[2]
+
+pytest_plugins = ["genai_assets_tests.serving.tiny_service"]
+
+
+def service_processes(url: str) -> list[psutil.Process]:
+    port = url.rpartition(":")[2]
+    leaders = [child for child in psutil.Process().children() if port in child.cmdline()]
+    return [process for leader in leaders for process in (leader, *leader.children(recursive=True))]
+
+
+def test_a_bento_is_built_once_and_draws(model_folder: Path, tmp_path: Path):
+    settings = make_settings(tmp_path)
+    bento = build_bento(model_folder, VERSION, settings)
+    again = build_bento(model_folder, VERSION, settings)
+    assert again.reused and not bento.reused and (again.tag, again.path) == (bento.tag, bento.path)
+    assert bento.tag.startswith(f"image_generation_service:{VERSION}-") and bento.size > 1_000_000
+    packed = {path.relative_to(bento.path / "src").as_posix() for path in (bento.path / "src").rglob("*.*")}
+    assert "genai_assets/serving/service.py" in packed and "genai_assets/ui/page.html" in packed
+    assert not [name for name in packed if "tests" in name or "embedded_base" in name or name.endswith(".pyc")]
+    assert "torch==" in (bento.path / "env" / "python" / "requirements.txt").read_text()
+    assert not list(settings.paths.bentoml.glob(".building.*"))
+
+    tried = smoke_test(bento, settings, "a slice of pizza")
+    assert (tried.width, tried.height, tried.model_version) == (64, 64, VERSION) and tried.latency_ms > 0
+    with RequestLog(settings.database_url) as log:
+        assert log.requests().empty  # nobody asked for it, so it is no traffic
+
+
+def test_another_model_under_the_same_version_is_refused(model_folder: Path, tmp_path: Path):
+    stored = tmp_path / "bentoml" / "models" / "genai_champion" / VERSION
+    stored.mkdir(parents=True)
+    (stored / "model.yaml").write_text("labels: {digest: another}\n")
+    with pytest.raises(ValueError, match="holds another model of version"):
+        build_bento(model_folder, VERSION, make_settings(tmp_path))
+    with pytest.raises(ValueError, match="not 'v2'"):
+        build_bento(model_folder, "v2", make_settings(tmp_path))
+
+
+def test_what_was_acknowledged_is_there_after_kill_9(model_folder: Path, tmp_path: Path):
+    settings = make_settings(tmp_path)
+    with running_service(model_folder, settings) as url, ServiceClient(url) as client:
+        processes = service_processes(url)
+        assert len(processes) >= 2
+        answer = client.generate("a lighthouse")
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=10)
+        with pytest.raises(ServiceError, match="no answer"):
+            client.generate("another")
+    assert not service_processes(url)
+    with RequestLog(settings.database_url) as log:
+        assert list(log.requests()["id"]) == [answer.request_id]
+
+
+def test_a_folder_that_is_no_model_is_not_even_started(tmp_path: Path):
+    with (
+        pytest.raises(ValueError, match=r"cannot be served: .*model\.json"),
+        running_service(tmp_path, make_settings(tmp_path)),
+    ):
+        pass
+
+
+def test_a_service_that_ends_at_once_shows_the_end_of_its_log(model_folder: Path, tmp_path: Path):
+    settings = make_settings(tmp_path, host="no.such.host.invalid")
+    with (
+        pytest.raises(ServiceFailed, match=r"ended with code(.|\n)*Invalid host IP address"),
+        running_service(model_folder, settings, port=1024),
+    ):
+        pass
+
+
+def test_a_service_ends_with_the_process_that_started_it(model_folder: Path, tmp_path: Path):
+    script = (
+        "from pathlib import Path\n"
+        "from genai_assets.serving.packaging import running_service\n"
+        "from genai_assets_tests.serving.tiny_service import make_settings\n"
+        f"with running_service(Path({str(model_folder)!r}), make_settings(Path({str(tmp_path)!r}))): pass\n"
+    )
+    starter = psutil.Popen([sys.executable, "-c", script], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not starter.children() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = starter.children(recursive=True)
+    starter.kill()
+    starter.wait(10)
+    gone, alive = psutil.wait_procs(left, timeout=30)
+    assert gone and not alive
+
+
+@pytest.mark.slow
+def test_a_service_that_cannot_load_its_model_says_so_with_the_end_of_its_log(model_folder: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    shutil.copy(model_folder / "model.json", broken)
+    (broken / "model_index.json").write_text(json.dumps({"_class_name": "PRXPixelPipeline"}))
+    with (
+        pytest.raises(ServiceFailed, match=r"cannot load its model(.|\n)*Error"),
+        running_service(broken, make_settings(tmp_path)),
+    ):
+        pass
