@@ -1,0 +1,1 @@
+"""Dagster: thin definitions that narrate the graph and call the library. No other room knows Dagster."""

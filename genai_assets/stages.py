@@ -1,0 +1,702 @@
+"""The stages of the graph as plain Python: what each is made from, and the one call that makes it.
+
+Belongs here: which library function a stage calls with which inputs, so that the Dagster assets and the command line
+do the very same. A stage takes settings and the artifacts before it and returns its artifact; asked again with nothing
+changed, it works on nothing. How things are done is in the rooms.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from genai_assets.artifacts import Artifact, ArtifactStore
+from genai_assets.settings import Settings
+
+OnProgress = Callable[[str, int, int], None]
+"""Told (what, done, in all)."""
+
+# Raised by hand when a stage's code changes what it makes.
+CODE_VERSIONS = {
+    "raw_data": "1",
+    "validated_data": "1",
+    "image_features": "1",
+    "splits": "1",
+    "base_model": "1",
+    "training_cache": "1",
+    "fine_tuned_model": "1",
+    "drawings": "1",
+    "eval_report": "2",
+    "champion_model": "1",
+    "bento_service": "1",
+    "inference_log": "1",
+    "drift_report": "1",
+    "feedback_dataset": "1",
+}
+
+
+def artifact_store(settings: Settings) -> ArtifactStore:
+    """The artifacts of the home folder."""
+    return ArtifactStore(settings.paths.artifacts)
+
+
+def raw_data(settings: Settings, *, on_progress: OnProgress | None = None) -> Artifact:
+    """Every source read into one manifest.
+
+    Raises:
+        ValueError, FileNotFoundError, PackageUnavailable: as of ``ingestion.ingest``.
+    """
+    from genai_assets.datasets.ingestion import MANIFEST, ingest, source_fingerprints
+    from genai_assets.datasets.records import read_manifest
+
+    store = artifact_store(settings)
+    before = store.newest("raw_data")
+    previous = read_manifest(before.file(MANIFEST)) if before else None
+
+    def told(source: str, pictures: int) -> None:
+        if on_progress:
+            on_progress(source, pictures, 0)
+
+    return store.build(
+        "raw_data",
+        _inputs("raw_data", sources=source_fingerprints(settings)),
+        lambda out: ingest(settings, out, previous=previous, on_progress=told),
+    )
+
+
+def validated_data(settings: Settings, raw: Artifact, *, on_progress: OnProgress | None = None) -> Artifact:
+    """The records that passed every check, and the quarantine.
+
+    A failing critical check is in the summary's ``checks``; whoever goes on must look at them.
+    """
+    from genai_assets.datasets.picture_store import PictureStore
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.validation import validate
+
+    rules = settings.dataset.model_dump(mode="json", include={"allowed_licences", "max_pixels", "min_side"})
+    rules["max_caption_length"] = settings.dataset.max_caption_length
+    return artifact_store(settings).build(
+        "validated_data",
+        _inputs("validated_data", raw=raw.data_version, rules=rules),
+        lambda out: validate(
+            read_manifest(raw.file("manifest.parquet")),
+            PictureStore(settings.paths.pictures),
+            settings,
+            out,
+            on_progress=_named("pictures decoded", on_progress),
+        ),
+    )
+
+
+def image_features(settings: Settings, validated: Artifact, *, on_progress: OnProgress | None = None) -> Artifact:
+    """Vectors of the pictures and captions, computed once each."""
+    from genai_assets.datasets.picture_store import PictureStore
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.evaluation.feature_index import compute_features, open_feature_index
+
+    return artifact_store(settings).build(
+        "image_features",
+        _inputs(
+            "image_features",
+            validated=validated.data_version,
+            house_style=settings.dataset.house_style,
+            version=open_feature_index(settings).version,
+        ),
+        lambda out: compute_features(
+            read_manifest(validated.file("manifest.parquet")),
+            PictureStore(settings.paths.pictures),
+            settings,
+            out,
+            on_progress=on_progress,
+        ),
+    )
+
+
+def splits(settings: Settings, validated: Artifact) -> Artifact:
+    """Every record in its split.
+
+    Raises:
+        ValueError: nothing to train on, or nothing held out.
+    """
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.release import released_categories
+    from genai_assets.datasets.splits import split
+
+    released = released_categories(settings.paths)
+    return artifact_store(settings).build(
+        "splits",
+        _inputs(
+            "splits",
+            validated=validated.data_version,
+            rules=settings.splits.model_dump(mode="json"),
+            house_style=settings.dataset.house_style,
+            released=sorted(released),
+        ),
+        lambda out: split(read_manifest(validated.file("manifest.parquet")), settings, released, out),
+    )
+
+
+def base_model(settings: Settings) -> Artifact:
+    """The base model as a complete pipeline folder.
+
+    Raises:
+        BaseModelError: the setting names nothing that can be fine-tuned, or a model of another resolution.
+    """
+    from genai_assets.diffusion.base_model import BaseModelError, assemble_base_model, base_model_version
+
+    base = artifact_store(settings).build(
+        "base_model",
+        _inputs("base_model", content=base_model_version(settings.base_model)),
+        lambda out: assemble_base_model(settings.base_model, out),
+    )
+    # Told here, before minutes are spent on a cache that cannot be used.
+    if base.summary["resolution"] != settings.fine_tune.resolution:
+        raise BaseModelError(
+            f"the base model {settings.base_model!r} draws {base.summary['resolution']} px, but fine_tune.resolution "
+            f"is {settings.fine_tune.resolution}: set it to {base.summary['resolution']}"
+        )
+    return base
+
+
+def training_cache(
+    settings: Settings, validated: Artifact, split: Artifact, base: Artifact, *, on_progress: OnProgress | None = None
+) -> Artifact:
+    """The house style's training and validation pictures at the training resolution, with encoded prompts."""
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.splits import training_rows
+    from genai_assets.diffusion.base_model import load_pipeline
+    from genai_assets.diffusion.training_cache import build_training_cache
+
+    resolution, template = settings.fine_tune.resolution, settings.fine_tune.prompt_template
+
+    def make(out: Path) -> dict[str, Any]:
+        rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
+        return build_training_cache(
+            rows,
+            picture_reader(settings, resolution),
+            load_pipeline(base.path),
+            out,
+            resolution=resolution,
+            prompt_template=template,
+            on_progress=on_progress,
+        )
+
+    return artifact_store(settings).build(
+        "training_cache",
+        _inputs(
+            "training_cache",
+            validated=validated.data_version,
+            splits=split.data_version,
+            text_encoder=_parts_version(base, ("text_encoder", "tokenizer")),
+            resolution=resolution,
+            prompt_template=template,
+            max_feedback_share=settings.monitoring.max_feedback_share,
+        ),
+        make,
+    )
+
+
+def fine_tuned_model(
+    settings: Settings, cache: Artifact, base: Artifact, *, on_step: Callable[[Any], None] | None = None
+) -> Artifact:
+    """The base trained on the house style: a folder that stock diffusers loads. Trains in a process of its own.
+
+    Raises:
+        TrainingDiverged: the loss is not finite.
+        TrainingProcessDied: the process was killed; the next try goes on from its last checkpoint.
+    """
+    from genai_assets.diffusion.fine_tuning import CODE_VERSION, fine_tune
+    from genai_assets.diffusion.own_process import run_in_own_process
+
+    inputs = _inputs(
+        "fine_tuned_model",
+        cache=cache.data_version,
+        base=base.data_version,
+        config=settings.fine_tune.model_dump(mode="json"),
+        sampling=settings.sampling.model_dump(mode="json"),
+        house_style=settings.dataset.house_style,
+        training_code=CODE_VERSION,
+    )
+    version = model_version(inputs)
+    checkpoints = settings.paths.checkpoints / version
+
+    def make(out: Path) -> dict[str, Any]:
+        figures = run_in_own_process(
+            fine_tune,
+            on_step=on_step,
+            base=base.path,
+            cache_folder=cache.path,
+            settings=settings.fine_tune,
+            sampling=settings.sampling,
+            out=out,
+            house_style=settings.dataset.house_style,
+            model_version=version,
+            checkpoints=checkpoints,
+            device=settings.device,
+            compiled_code=settings.paths.compiled,
+        )
+        _write_card(settings, out, version, cache, figures)
+        return figures | {"model_version": version}
+
+    made = artifact_store(settings).build("fine_tuned_model", inputs, make)
+    _remove_checkpoints(checkpoints)
+    return made
+
+
+def drawings(
+    settings: Settings,
+    model_folder: Path,
+    version: str,
+    prompts: list[str],
+    *,
+    on_progress: OnProgress | None = None,
+) -> Artifact:
+    """Pictures of the evaluation's prompts by one model, drawn once: uint8 [N, S, S, 3], and milliseconds for each."""
+    seeds = [settings.evaluation.seed + number for number in range(len(prompts))]
+
+    def make(out: Path) -> dict[str, Any]:
+        import time
+
+        from genai_assets.diffusion import sampling
+
+        drawer = sampling.load(model_folder, device=settings.device)
+        pictures: list[np.ndarray] = []
+        milliseconds: list[float] = []
+        for start in range(0, len(prompts), _DRAWN_AT_ONCE):
+            part = slice(start, start + _DRAWN_AT_ONCE)
+            began = time.perf_counter()
+            drawn = drawer.draw(
+                prompts[part],
+                seeds=seeds[part],
+                steps=settings.sampling.steps,
+                guidance_scale=settings.sampling.guidance_scale,
+                batch_size=_DRAWN_AT_ONCE,
+            )
+            milliseconds += [(time.perf_counter() - began) * 1000 / len(drawn)] * len(drawn)
+            pictures += [np.asarray(picture, dtype=np.uint8) for picture in drawn]
+            if on_progress:
+                on_progress(f"drawn by {version}", len(pictures), len(prompts))
+        np.save(out / "pictures.npy", np.stack(pictures))
+        np.save(out / "milliseconds.npy", np.array(milliseconds))
+        return {"pictures": len(pictures), "model_version": version}
+
+    return artifact_store(settings).build(
+        "drawings",
+        _inputs(
+            "drawings", model=version, prompts=prompts, seeds=seeds, sampling=settings.sampling.model_dump(mode="json")
+        ),
+        make,
+    )
+
+
+_DRAWN_AT_ONCE = 32
+
+
+def eval_report(
+    settings: Settings,
+    model: Artifact,
+    base: Artifact,
+    split: Artifact,
+    validated: Artifact,
+    features: Artifact,
+    *,
+    champion_folder: Path | None = None,
+    champion_version: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Artifact:
+    """Figures and report of the model beside its base, the champion when there is another one, and real pictures.
+
+    Raises:
+        ValueError: too few held-out concepts.
+    """
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.evaluation.evaluate import HeldOut, KnownPictures, evaluate
+    from genai_assets.evaluation.feature_index import FeatureTable
+
+    version = model.summary["model_version"]
+    champion_is_another = champion_folder is not None and champion_version not in (None, version)
+
+    def make(out: Path) -> dict[str, Any]:
+        manifest = read_manifest(validated.file("manifest.parquet"))
+        table = manifest.merge(read_splits(split)[["id", "caption", "split"]], on=["id", "caption"])
+        house = table["style"] == settings.dataset.house_style
+        asked = _held_out_rows(table[house], settings)
+        read = picture_reader(settings, settings.fine_tune.resolution)
+        held_out = HeldOut(
+            concepts=asked["concept"].tolist(),
+            captions=asked["caption"].tolist(),
+            prompts=[settings.fine_tune.prompt(caption, settings.dataset.house_style) for caption in asked["caption"]],
+            pictures=np.stack([read(record_id) for record_id in asked["id"]]),
+        )
+        models: dict[str, tuple[Path, str]] = {
+            "base": (base.path, f"base-{base.data_version}"),
+            "fine_tuned": (model.path, version),
+        }
+        if champion_folder is not None and champion_is_another:
+            models["champion"] = (champion_folder, str(champion_version))
+        drawn = {
+            name: drawings(settings, folder, label, list(held_out.prompts), on_progress=on_progress)
+            for name, (folder, label) in models.items()
+        }
+        known = FeatureTable.read(features.path)
+        others = KnownPictures.from_rows(table[~house], known)
+        trained_on = house & (table["split"] == "train")
+        result = evaluate(
+            {name: np.load(artifact.file("pictures.npy")) for name, artifact in drawn.items()},
+            held_out,
+            KnownPictures.from_rows(table[trained_on], known),
+            others if len(others.names) else None,
+            settings=settings,
+            out=out,
+            floor_vectors=KnownPictures.from_rows(table[trained_on & ~table["variant"]], known).vectors,
+            latency_ms={name: np.load(artifact.file("milliseconds.npy")).tolist() for name, artifact in drawn.items()},
+            provenance={
+                "model_version": version,
+                "base_model": settings.base_model,
+                "data_version": validated.data_version,
+                "splits": split.data_version,
+                "sampling_steps": settings.sampling.steps,
+                "guidance_scale": settings.sampling.guidance_scale,
+                "training": model.summary,
+            },
+        )
+        return {
+            "model_version": version,
+            "pictures": result["pictures"],
+            "models": result["models"],
+            "kid_difference": result["kid_difference"],
+        }
+
+    return artifact_store(settings).build(
+        "eval_report",
+        _inputs(
+            "eval_report",
+            model=model.data_version,
+            base=base.data_version,
+            champion=champion_version if champion_is_another else None,
+            splits=split.data_version,
+            features=features.data_version,
+            settings=settings.evaluation.model_dump(mode="json"),
+            sampling=settings.sampling.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+def gate(settings: Settings, report: Artifact) -> Any:
+    """What the gate decides of an evaluated model: a ``promotion.Decision``.
+
+    A model that is the champion already is measured without a rival and stays.
+    """
+    from genai_assets.evaluation.promotion import Decision, Figures, decide
+    from genai_assets.registry.champion import ChampionPointer
+
+    figures = report.summary
+    with ChampionPointer(settings.database_url) as pointer:
+        champion = pointer.current()
+    metrics = read_metrics(report)
+    if champion is None:
+        return decide(Figures.from_metrics(metrics), None, settings.promotion)
+    if champion.model_version == figures["model_version"]:
+        return Decision(False, f"{champion.model_version} is the champion already ({champion.reason})")
+    if report.inputs["champion"] != champion.model_version:
+        return Decision(
+            False,
+            f"Not promoted: this evaluation does not compare with the champion, {champion.model_version}; "
+            "materialize eval_report again.",
+        )
+    rival = Figures.from_metrics(metrics, "champion")
+    return decide(Figures.from_metrics(metrics), rival, settings.promotion)
+
+
+def champion_model(settings: Settings, model: Artifact, report: Artifact) -> tuple[Artifact | None, str]:
+    """Promote the model if the gate says so.
+
+    Returns:
+        tuple: the champion's artifact, or None when this model is not the champion; and the reason.
+
+    Raises:
+        BrokenModel: the gate calls the model broken.
+        ChampionChanged: another promotion came in between.
+    """
+    from genai_assets.registry import tracking
+    from genai_assets.registry.champion import ChampionPointer, ModelVersion
+
+    version = model.summary["model_version"]
+    with ChampionPointer(settings.database_url) as pointer:
+        before = pointer.current()
+        decision = gate(settings, report)
+        if decision.broken:
+            raise BrokenModel(decision.reason)
+        champion = before
+        if decision.promote:
+            model.verify()
+            metrics = {**report.summary["models"]["fine_tuned"], "eval_report": str(report.path)}
+            champion = pointer.promote(
+                ModelVersion(version, model.path, metrics),
+                expected_revision=before.revision if before else 0,
+                reason=decision.reason,
+            )
+    tracking.reconcile_champion(settings, champion)
+    if champion is None or champion.model_version != version:
+        return None, decision.reason
+    facts = {
+        "model_version": version,
+        "path": str(champion.model_path),
+        "revision": champion.revision,
+        "reason": champion.reason,
+        "eval_report": champion.metrics["eval_report"],
+    }
+
+    def make(out: Path) -> dict[str, Any]:
+        from genai_assets import durable
+
+        durable.write_json(out / "champion.json", facts)
+        return facts
+
+    artifact = artifact_store(settings).build("champion_model", _inputs("champion_model", **facts), make)
+    return artifact, decision.reason
+
+
+class BrokenModel(RuntimeError):
+    """The gate refuses a model as broken; the message says why."""
+
+
+def bento_service(settings: Settings, champion: Artifact) -> Artifact:
+    """The champion packed as a Bento that was started, asked for a picture over HTTP, and stopped.
+
+    Raises:
+        PackagingError: BentoML refused to build.
+        ServiceFailed: the service did not start, or did not draw.
+    """
+    from genai_assets import durable
+    from genai_assets.serving.packaging import build_bento, smoke_test
+
+    package = Path(__file__).parent
+    code = {path.relative_to(package).as_posix(): durable.digest_file(path) for path in package.rglob("*.py")}
+
+    def make(out: Path) -> dict[str, Any]:
+        facts = champion.summary
+        bento = build_bento(Path(facts["path"]), facts["model_version"], settings)
+        tried = smoke_test(bento, settings, SMOKE_TEST_PROMPT)
+        (out / "smoke_test.png").write_bytes(tried.png)
+        return {
+            "tag": bento.tag,
+            "path": str(bento.path),
+            "megabytes": round(bento.size / 1e6, 1),
+            "model_version": bento.model_version,
+            "smoke_test_prompt": SMOKE_TEST_PROMPT,
+            "smoke_test_ms": tried.latency_ms,
+        }
+
+    return artifact_store(settings).build(
+        "bento_service",
+        _inputs(
+            "bento_service",
+            model=champion.summary["model_version"],
+            package=durable.digest_json(code)[:16],
+            sampling=settings.sampling.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+SMOKE_TEST_PROMPT = "red apple"
+
+
+def inference_log(settings: Settings) -> Artifact:
+    """The champion's newest requests, described for drift detection.
+
+    Raises:
+        NoChampion: nothing was promoted yet.
+        LogUnavailable: the request log exists but cannot be read.
+    """
+    from genai_assets import durable
+    from genai_assets.datasets.picture_store import PictureStore
+    from genai_assets.evaluation.features import PictureFeatures, PictureProjection
+    from genai_assets.monitoring.inference_log import write_inference_log
+    from genai_assets.serving.request_log import RequestLog
+
+    champion = current_champion(settings)
+    window = settings.monitoring.window
+    with RequestLog(settings.database_url) as log:
+        ids = log.requests(model_version=champion.model_version, newest=window)["id"].tolist()
+        return artifact_store(settings).build(
+            "inference_log",
+            _inputs(
+                "inference_log",
+                model=champion.model_version,
+                report=champion.metrics["eval_report"],
+                requests=durable.digest_json(ids)[:16],
+                count=len(ids),
+            ),
+            lambda out: write_inference_log(
+                log,
+                PictureStore(settings.paths.drawn),
+                PictureProjection.load(Path(champion.metrics["eval_report"]) / "pca.npz"),
+                out,
+                window=window,
+                resolution=settings.fine_tune.resolution,
+                model_version=champion.model_version,
+                features=PictureFeatures(resolution=settings.evaluation.feature_resolution),
+            ),
+        )
+
+
+def drift_report(settings: Settings, log: Artifact) -> Artifact:
+    """Whether requests or drawn pictures moved away from what the champion was evaluated with: yes, no or unknown."""
+    from genai_assets.monitoring.drift import detect_drift
+
+    champion = current_champion(settings)
+
+    def make(out: Path) -> dict[str, Any]:
+        reference = pd.read_parquet(Path(champion.metrics["eval_report"]) / "reference.parquet")
+        current = pd.read_parquet(log.file("inference_log.parquet"))
+        result = detect_drift(reference, current, settings.monitoring, out)
+        return {
+            "verdict": result.verdict,
+            "reason": result.reason,
+            "share": result.share,
+            "latency_drifted": result.latency_drifted,
+            "requests": result.current_requests,
+            "model_version": champion.model_version,
+        }
+
+    return artifact_store(settings).build(
+        "drift_report",
+        _inputs(
+            "drift_report",
+            log=log.data_version,
+            model=champion.model_version,
+            settings=settings.monitoring.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+def feedback_dataset(settings: Settings) -> Artifact:
+    """What people think of the pictures, curated; full batches are closed and thereby become raw data.
+
+    Raises:
+        LogUnavailable: the request log exists but cannot be read.
+    """
+    from genai_assets import durable
+    from genai_assets.monitoring.feedback import build_feedback_dataset
+    from genai_assets.serving.request_log import RequestLog
+
+    with RequestLog(settings.database_url) as log:
+        events = log.feedback()["id"].tolist()
+    return artifact_store(settings).build(
+        "feedback_dataset",
+        _inputs(
+            "feedback_dataset",
+            events=durable.digest_json(sorted(events))[:16],
+            count=len(events),
+            batch_size=settings.monitoring.feedback_batch_size,
+        ),
+        lambda out: build_feedback_dataset(settings, out),
+    )
+
+
+class NoChampion(RuntimeError):
+    """There is no champion yet; something must be trained, evaluated and promoted first."""
+
+
+def current_champion(settings: Settings) -> Any:
+    """The champion as the pointer has it: a ``registry.champion.Champion``.
+
+    Raises:
+        NoChampion: nothing was promoted yet.
+    """
+    from genai_assets.registry.champion import ChampionPointer
+
+    with ChampionPointer(settings.database_url) as pointer:
+        champion = pointer.current()
+    if champion is None:
+        raise NoChampion("there is no champion yet: run `make demo`, or the job `retrain`")
+    return champion
+
+
+def read_metrics(report: Artifact | Path) -> dict[str, Any]:
+    """All figures of an evaluation, from its artifact or that artifact's folder."""
+    import json
+
+    folder = report if isinstance(report, Path) else report.path
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def model_version(inputs: Mapping[str, Any]) -> str:
+    """Name of the model that these inputs make."""
+    from genai_assets import durable
+
+    return f"m-{durable.digest_json(dict(inputs))[:12]}"
+
+
+def read_splits(split: Artifact) -> pd.DataFrame:
+    """The table of a splits artifact."""
+    return pd.read_parquet(split.file("splits.parquet"))
+
+
+def picture_reader(settings: Settings, resolution: int) -> Callable[[str], np.ndarray]:
+    """Reads a picture of the store as RGB uint8 [S, S, 3] on white."""
+    from genai_assets.datasets.decoding import decode, to_square
+    from genai_assets.datasets.picture_store import PictureStore
+
+    store = PictureStore(settings.paths.pictures)
+    return lambda record_id: to_square(
+        decode(store.read(record_id), max_pixels=settings.dataset.max_pixels), resolution
+    )
+
+
+def _held_out_rows(house: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """One plain picture for each held-out concept, in an order that is the same for ever, at most as many as asked."""
+    from genai_assets.datasets.splits import FEEDBACK_SOURCE, concept_position
+
+    real = (house["source"] != FEEDBACK_SOURCE) & ~house["variant"]
+    rows = house[(house["split"] == "held_out") & real].drop_duplicates("concept")
+    order = rows["concept"].map(lambda concept: concept_position(concept, "genai-evaluation-1"))
+    return rows.assign(order=order).sort_values(["order", "concept"]).head(settings.evaluation.pictures)
+
+
+def _write_card(settings: Settings, folder: Path, version: str, cache: Artifact, figures: Mapping[str, Any]) -> None:
+    from genai_assets.registry.model_card import write_model_card
+
+    write_model_card(
+        folder,
+        {
+            "name": f"{settings.dataset.house_style} image model {version}",
+            "licence": "other",
+            "summary": f"Draws in the style “{settings.dataset.house_style}”. Fine-tuned by genai_assets.",
+            "base_model": settings.base_model,
+            "tags": ["text-to-image", "diffusers"],
+            "model_version": version,
+            "data_version": cache.data_version,
+            "recipe": settings.fine_tune.model_dump(mode="json"),
+            "figures": {name: value for name, value in figures.items() if isinstance(value, int | float)},
+            "figures_note": "Of the training run; the evaluation report has the figures on held-out concepts.",
+            "limits": "Licences of the training pictures, and whom to credit, are in the manifest's records.",
+        },
+    )
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """A finished model needs its checkpoints no more."""
+    from genai_assets.diffusion.checkpoints import CheckpointFolder
+
+    CheckpointFolder(folder).clear()
+
+
+def _parts_version(base: Artifact, parts: tuple[str, ...]) -> str:
+    from genai_assets import durable
+
+    return durable.digest_json({part: durable.digest_tree(base.path / part) for part in parts})[:16]
+
+
+def _named(what: str, on_progress: OnProgress | None) -> Callable[[int, int], None] | None:
+    return (lambda done, total: on_progress(what, done, total)) if on_progress else None
+
+
+def _inputs(kind: str, **values: Any) -> dict[str, Any]:
+    return {"code": CODE_VERSIONS[kind], **values}

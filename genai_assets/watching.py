@@ -1,0 +1,98 @@
+"""What is there to notice: reasons for a retrain, read from sources, artifacts and logs.
+
+Belongs here: comparing what is with what the graph has worked on. Whether a reason is acted on is
+``monitoring.retraining``; a state that cannot be read raises, so that it is never taken for "nothing new".
+"""
+
+import json
+from dataclasses import dataclass
+
+from genai_assets import durable, stages
+from genai_assets.monitoring.retraining import Reason
+from genai_assets.settings import Settings
+
+_FEEDBACK = "feedback"
+
+
+@dataclass(frozen=True)
+class WaitingFeedback:
+    """Ratings that were not curated yet; ``run_key`` names this state of the log."""
+
+    events: int
+    run_key: str
+
+
+def new_data(settings: Settings) -> list[Reason]:
+    """A reason when sources (feedback aside) or released categories differ from what the graph last worked on.
+
+    Before the first run there is nothing to differ from.
+
+    Raises:
+        ValueError, FileNotFoundError: a source cannot be read.
+    """
+    from genai_assets.datasets.ingestion import source_fingerprints
+    from genai_assets.datasets.release import released_categories
+
+    store = stages.artifact_store(settings)
+    raw, split = store.newest("raw_data"), store.newest("splits")
+    if raw is None or split is None:
+        return []
+    now, then = source_fingerprints(settings), dict(raw.inputs["sources"])
+    changed = sorted(name for name in now.keys() | then.keys() if name != _FEEDBACK and now.get(name) != then.get(name))
+    released = sorted(released_categories(settings.paths) - set(split.inputs["released"]))
+    if not changed and not released:
+        return []
+    what = [*changed, *(f"category {category} was released" for category in released)]
+    key = durable.digest_json({"sources": now, "released": sorted(released_categories(settings.paths))})
+    return [Reason("new_data", key, f"new data: {', '.join(what)}")]
+
+
+def closed_feedback(settings: Settings) -> list[Reason]:
+    """A reason when there are closed feedback batches that raw_data has not read."""
+    from genai_assets.datasets.ingestion import source_fingerprints
+    from genai_assets.monitoring.feedback import batches_folder
+
+    raw = stages.artifact_store(settings).newest("raw_data")
+    batches = sorted(path.name for path in batches_folder(settings).glob("*.parquet"))
+    if raw is None or not batches:
+        return []
+    now = source_fingerprints(settings)[_FEEDBACK]
+    if raw.inputs["sources"].get(_FEEDBACK) == now:
+        return []
+    return [
+        Reason("feedback", durable.digest_json(batches), f"{len(batches)} feedback batches, the newest {batches[-1]}")
+    ]
+
+
+def feedback_to_curate(settings: Settings) -> WaitingFeedback | None:
+    """Ratings since the last feedback dataset, when they are as many as a batch needs.
+
+    Raises:
+        LogUnavailable: the log exists but cannot be read.
+    """
+    from genai_assets.serving.request_log import RequestLog
+
+    with RequestLog(settings.database_url) as log:
+        events = log.feedback()["id"].tolist()
+    curated = stages.artifact_store(settings).newest("feedback_dataset")
+    fresh = len(events) - (curated.inputs["count"] if curated else 0)
+    if fresh < settings.monitoring.feedback_batch_size:
+        return None
+    return WaitingFeedback(fresh, f"curate-{durable.digest_json(sorted(events))[:16]}")
+
+
+def drift(settings: Settings) -> list[Reason]:
+    """A reason when the newest drift report is about the champion in use and says yes.
+
+    The same champion drifting on the same data is one reason, however many reports repeat it.
+    """
+    store = stages.artifact_store(settings)
+    report = store.newest("drift_report")
+    raw = store.newest("raw_data")
+    if report is None or raw is None:
+        return []
+    found = json.loads(report.file("drift.json").read_text())
+    champion = stages.current_champion(settings)
+    if found["verdict"] != "yes" or report.summary["model_version"] != champion.model_version:
+        return []
+    return [Reason("drift", f"{champion.model_version}/{raw.data_version}", found["reason"])]
