@@ -1,0 +1,169 @@
+"""The stages on a team's own folder: what a user sees when the folder is good, half good, or no good at all."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from genai_assets import stages
+from genai_assets.datasets.records import Record, read_manifest, to_frame
+from genai_assets.datasets.splits import SPLITS, training_rows
+from genai_assets.diffusion.base_model import BaseModelError
+from genai_assets.registry.champion import ChampionPointer, ModelVersion
+from genai_assets.settings import Settings
+
+PICTURES = 12
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Twelve good pictures and a corrupt one, in a folder of the team's."""
+    root = tmp_path_factory.mktemp("team")
+    folder = root / "pictures"
+    folder.mkdir()
+    for number in range(PICTURES):
+        image = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(image).ellipse((8, 8, 20 + 3 * number, 50), fill=(20 * number, 90, 160))
+        image.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"shape number {number}")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
+    (folder / "broken.txt").write_text("a broken file")
+    return Settings(
+        home=root / "home",
+        dataset={"folder": folder, "house_style": "acme"},
+        splits={"held_out_share": 0.45, "later_categories": []},
+    )
+
+
+def test_a_corrupt_picture_is_quarantined_as_undecodable_and_the_rest_goes_on(team: Settings):
+    raw = stages.raw_data(team)
+    validated = stages.validated_data(team, raw)
+    assert raw.summary["records"] == PICTURES + 1
+    assert validated.summary["kept"] == PICTURES
+    quarantine = read_manifest(validated.file("quarantine.parquet"))
+    assert quarantine["caption"].tolist() == ["a broken file"]
+    assert quarantine["reason"].iloc[0].startswith("undecodable")
+    assert Path(validated.summary["data_docs"]).is_file()
+
+
+def test_nothing_is_worked_on_twice_and_a_new_picture_is_new_data(team: Settings):
+    again = stages.raw_data(team)
+    assert again.reused
+    folder = team.dataset.folder
+    assert folder is not None
+    Image.new("RGB", (64, 64), "red").save(folder / "new.png")
+    (folder / "new.txt").write_text("a red square")
+    try:
+        assert not stages.raw_data(team).reused
+    finally:
+        (folder / "new.png").unlink()
+        (folder / "new.txt").unlink()
+
+
+def test_an_empty_folder_is_one_clear_error_and_leaves_nothing_half_made(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    settings = Settings(home=tmp_path / "home", dataset={"folder": tmp_path / "empty"})
+    with pytest.raises((ValueError, FileNotFoundError), match="empty"):
+        stages.raw_data(settings)
+    assert not list(tmp_path.glob("home/artifacts/raw_data/*"))
+
+
+def test_a_table_of_captions_without_captions_names_the_columns_it_has(tmp_path: Path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "one.png")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "one.png", "colour": "black"}) + "\n")
+    settings = Settings(home=tmp_path / "home", dataset={"folder": folder})
+    with pytest.raises(ValueError, match="colour"):
+        stages.raw_data(settings)
+
+
+def test_an_unknown_base_model_is_one_clear_error(tmp_path: Path):
+    settings = Settings(home=tmp_path / "home", base_model=str(tmp_path / "nowhere"))
+    with pytest.raises(BaseModelError, match="no such folder"):
+        stages.base_model(settings)
+
+
+def test_a_resolution_that_the_base_model_does_not_draw_is_told_before_any_work(tmp_path: Path):
+    settings = Settings(home=tmp_path / "home", fine_tune={"resolution": 128})
+    with pytest.raises(BaseModelError, match=r"draws 64 px, but fine_tune\.resolution is 128"):
+        stages.base_model(settings)
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_half_artifact(team: Settings, tmp_path: Path, monkeypatch):
+    import errno
+
+    from genai_assets.datasets import ingestion
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = team.model_copy(update={"home": tmp_path / "home"})
+    settings = Settings(home=tmp_path / "home", dataset=team.dataset, splits=team.splits)
+    monkeypatch.setattr(ingestion.records, "write_manifest", full)
+    with pytest.raises(OSError, match="No space left"):
+        stages.raw_data(settings)
+    assert not list((tmp_path / "home" / "artifacts" / "raw_data").iterdir())
+
+
+def _feedback_world() -> tuple[pd.DataFrame, pd.DataFrame, Settings]:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def record(number: int, caption: str, source: str, concept: str) -> Record:
+        return Record(
+            id=f"{number:064x}",
+            caption=caption,
+            concept=concept,
+            style="fluent",
+            source=source,
+            licence="MIT",
+            width=64,
+            height=64,
+            added_at=start + timedelta(hours=number),
+        )
+
+    real = [record(number, f"thing {number}", "icons:fluent", f"c{number}") for number in range(20)]
+    fed_back = [record(100 + number, f"wish {number}", "feedback", f"feedback:wish-{number}") for number in range(10)]
+    leak = record(200, "Thing 0", "feedback", "feedback:thing-0")
+    manifest = to_frame([*real, *fed_back, leak])
+    table = manifest[["id", "caption"]].assign(split="train")
+    table.loc[table["caption"] == "thing 0", "split"] = "held_out"
+    table.loc[table["caption"] == "wish 1", "split"] = "held_out"
+    return manifest, table, Settings(monitoring={"max_feedback_share": 0.2})
+
+
+def test_feedback_is_trained_on_only_capped_and_never_shows_a_held_out_caption():
+    manifest, table, settings = _feedback_world()
+    rows = training_rows(manifest, table, settings)
+    fed_back = rows[rows["source"] == "feedback"]
+    assert set(fed_back["split"]) == {"train"}
+    assert "Thing 0" not in set(rows["caption"])
+    assert "thing 0" not in set(rows["caption"])
+    assert len(fed_back) == 4  # a fifth of all: 19 real ones and 4
+    assert fed_back["caption"].tolist() == [f"wish {number}" for number in range(4)]  # the earliest
+    assert set(rows["split"]) <= set(SPLITS)
+
+
+def test_an_evaluation_that_does_not_know_the_champion_promotes_nothing_and_says_so(tmp_path: Path):
+    settings = Settings(home=tmp_path / "home")
+    model = tmp_path / "model"
+    model.mkdir()
+    with ChampionPointer(settings.database_url) as pointer:
+        pointer.promote(ModelVersion("m-new", model), expected_revision=0, reason="it is there")
+    figures = {"kid": 0.1, "recall_at_1": 0.5, "recall_at_5": 0.9, "copied_share": 0.0}
+    sound = {"pictures_are_not_blank": True, "pictures_vary": True, "kid_standard_error": 0.01}
+    report = stages.artifact_store(settings).build(
+        "eval_report",
+        {"champion": None},
+        lambda out: (
+            (out / "metrics.json").write_text(json.dumps({"models": {"fine_tuned": figures | sound}})),
+            {"model_version": "m-challenger"},
+        )[1],
+    )
+    decision = stages.gate(settings, report)
+    assert not decision.promote
+    assert not decision.broken
+    assert "m-new" in decision.reason
