@@ -185,11 +185,8 @@ def train() -> None:
 def evaluate() -> None:
     """Measure the model on held-out concepts and say whether it should be promoted; nothing is promoted."""
     from genai_assets import stages
-    from genai_assets.registry.champion import ChampionPointer
 
     settings, console = _settings(), _console()
-    with ChampionPointer(settings.database_url) as pointer:
-        champion = pointer.current()
     with StageProgress(console) as progress:
         validated, features, split = _prepare(settings, progress)
         model, base = _train(settings, progress, validated, split)
@@ -202,8 +199,6 @@ def evaluate() -> None:
                 split,
                 validated,
                 features,
-                champion_folder=champion.model_path if champion else None,
-                champion_version=champion.model_version if champion else None,
                 on_progress=progress.on_progress,
             ),
         )
@@ -222,7 +217,7 @@ def pretrain(
     depth: Annotated[int | None, typer.Option(help="Transformer blocks.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads; must divide the width.")] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile first: repays itself after some ten minutes.")
+        bool, typer.Option("--compile/--no-compile", help="Compile first: repays itself after about three minutes.")
     ] = True,
     export: Annotated[Path | None, typer.Option(help="When done, write the base model into this folder.")] = None,
 ) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genai_assets import stages
 from genai_assets.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from genai_assets.registry.champion import Champion
 
 PROMPTS = 100
 RATINGS = 24
@@ -63,17 +65,17 @@ def run_demo(settings: Settings, console: "Console") -> int:
             console.print(f"says why; the pictures are in {report.path if report else settings.home}.", soft_wrap=True)
             return 1
         with timings.of("traffic and ratings"):
-            sent = _send_traffic(settings, champion, console)
+            _send_traffic(settings, champion, console)
         with timings.of("monitoring"):
             monitored = orchestra.run("monitor")
         if not monitored.success:
             return 1
-        _print_ending(settings, console, timings, trained.seconds | monitored.seconds, sent)
+        _print_ending(settings, console, timings, trained.seconds | monitored.seconds)
     return 0
 
 
-def _send_traffic(settings: Settings, champion: Any, console: "Console") -> int:
-    """Ask the service for pictures as people would, and rate some; returns the number of requests sent.
+def _send_traffic(settings: Settings, champion: "Champion", console: "Console") -> None:
+    """Ask the service for pictures as people would, and rate some.
 
     Sent once for each champion: with enough requests in its log nothing is sent.
     """
@@ -88,14 +90,13 @@ def _send_traffic(settings: Settings, champion: Any, console: "Console") -> int:
     prompts = _traffic(settings)[there:]
     if not prompts:
         console.print(f"[green]✓[/] the service's log has {there} requests of champion {champion.model_version}")
-        return 0
+        return
     with running_service(champion.model_path, settings) as url, ServiceClient(url) as client:
         console.print(f"The service runs at {url}; {len(prompts)} prompts go through it, {RATINGS} answers are rated.")
         for number, prompt in enumerate(track(prompts, "asking the service", console=console), start=there):
             answer = client.generate(prompt, seed=number)
             if number < RATINGS:
                 client.rate(answer.request_id, 0, "up" if number % 3 else "down", comment="rated by the demo")
-    return len(prompts)
 
 
 def _traffic(settings: Settings) -> list[str]:
@@ -110,9 +111,7 @@ def _traffic(settings: Settings) -> list[str]:
     return captions[:PROMPTS]
 
 
-def _print_ending(
-    settings: Settings, console: "Console", timings: Timings, by_asset: dict[str, float], sent: int
-) -> None:
+def _print_ending(settings: Settings, console: "Console", timings: Timings, by_asset: dict[str, float]) -> None:
     """The table of figures, what took how long, and what to open."""
     from rich.table import Table
 

@@ -7,13 +7,16 @@ changed, it works on nothing. How things are done is in the rooms.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from genai_assets.artifacts import Artifact, ArtifactStore
 from genai_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from genai_assets.registry.champion import Champion
 
 OnProgress = Callable[[str, int, int], None]
 """Told (what, done, in all)."""
@@ -302,11 +305,9 @@ def eval_report(
     validated: Artifact,
     features: Artifact,
     *,
-    champion_folder: Path | None = None,
-    champion_version: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Artifact:
-    """Figures and report of the model beside its base, the champion when there is another one, and real pictures.
+    """Figures and report of the model beside its base, the champion when it is another one, and real pictures.
 
     Raises:
         ValueError: too few held-out concepts.
@@ -316,7 +317,8 @@ def eval_report(
     from genai_assets.evaluation.feature_index import FeatureTable
 
     version = model.summary["model_version"]
-    champion_is_another = champion_folder is not None and champion_version not in (None, version)
+    champion = _champion(settings)
+    rival = champion if champion and champion.model_version != version else None
 
     def make(out: Path) -> dict[str, Any]:
         manifest = read_manifest(validated.file("manifest.parquet"))
@@ -334,8 +336,8 @@ def eval_report(
             "base": (base.path, f"base-{base.data_version}"),
             "fine_tuned": (model.path, version),
         }
-        if champion_folder is not None and champion_is_another:
-            models["champion"] = (champion_folder, str(champion_version))
+        if rival is not None:
+            models["champion"] = (rival.model_path, rival.model_version)
         drawn = {
             name: drawings(settings, folder, label, list(held_out.prompts), on_progress=on_progress)
             for name, (folder, label) in models.items()
@@ -375,7 +377,7 @@ def eval_report(
             "eval_report",
             model=model.data_version,
             base=base.data_version,
-            champion=champion_version if champion_is_another else None,
+            champion=rival.model_version if rival else None,
             splits=split.data_version,
             features=features.data_version,
             settings=settings.evaluation.model_dump(mode="json"),
@@ -391,15 +393,12 @@ def gate(settings: Settings, report: Artifact) -> Any:
     A model that is the champion already is measured without a rival and stays.
     """
     from genai_assets.evaluation.promotion import Decision, Figures, decide
-    from genai_assets.registry.champion import ChampionPointer
 
-    figures = report.summary
-    with ChampionPointer(settings.database_url) as pointer:
-        champion = pointer.current()
+    champion = _champion(settings)
     metrics = read_metrics(report)
     if champion is None:
         return decide(Figures.from_metrics(metrics), None, settings.promotion)
-    if champion.model_version == figures["model_version"]:
+    if champion.model_version == report.summary["model_version"]:
         return Decision(False, f"{champion.model_version} is the champion already ({champion.reason})")
     if report.inputs["champion"] != champion.model_version:
         return Decision(
@@ -604,19 +603,23 @@ class NoChampion(RuntimeError):
     """There is no champion yet; something must be trained, evaluated and promoted first."""
 
 
-def current_champion(settings: Settings) -> Any:
-    """The champion as the pointer has it: a ``registry.champion.Champion``.
+def current_champion(settings: Settings) -> "Champion":
+    """The champion as the pointer has it.
 
     Raises:
         NoChampion: nothing was promoted yet.
     """
-    from genai_assets.registry.champion import ChampionPointer
-
-    with ChampionPointer(settings.database_url) as pointer:
-        champion = pointer.current()
+    champion = _champion(settings)
     if champion is None:
         raise NoChampion("there is no champion yet: run `make demo`, or the job `retrain`")
     return champion
+
+
+def _champion(settings: Settings) -> "Champion | None":
+    from genai_assets.registry.champion import ChampionPointer
+
+    with ChampionPointer(settings.database_url) as pointer:
+        return pointer.current()
 
 
 def read_metrics(report: Artifact | Path) -> dict[str, Any]:
@@ -652,7 +655,8 @@ def picture_reader(settings: Settings, resolution: int) -> Callable[[str], np.nd
 
 def _held_out_rows(house: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """One plain picture for each held-out concept, in an order that is the same for ever, at most as many as asked."""
-    from genai_assets.datasets.splits import FEEDBACK_SOURCE, concept_position
+    from genai_assets.datasets.records import FEEDBACK_SOURCE
+    from genai_assets.datasets.splits import concept_position
 
     real = (house["source"] != FEEDBACK_SOURCE) & ~house["variant"]
     rows = house[(house["split"] == "held_out") & real].drop_duplicates("concept")

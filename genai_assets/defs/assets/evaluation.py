@@ -38,10 +38,7 @@ def eval_report(
 ) -> Iterator[dg.MaterializeResult[Artifact]]:
     """The challenger beside base, champion and real pictures, on concepts that it was never shown."""
     from genai_assets.evaluation.promotion import Figures, faults
-    from genai_assets.registry.champion import ChampionPointer
 
-    with ChampionPointer(settings.database_url) as pointer:
-        champion = pointer.current()
     artifact = stages.eval_report(
         settings,
         fine_tuned_model,
@@ -49,8 +46,6 @@ def eval_report(
         splits,
         validated_data,
         image_features,
-        champion_folder=champion.model_path if champion else None,
-        champion_version=champion.model_version if champion else None,
         on_progress=progress_log(context),
     )
     found = faults(Figures.from_metrics(stages.read_metrics(artifact)), settings.promotion)
