@@ -237,6 +237,7 @@ class HomePaths:
         self.drawn = home / "drawn"  # content-addressed store of pictures the service drew
         self.artifacts = home / "artifacts"  # finished stages: KIND/FINGERPRINT/
         self.great_expectations = home / "great_expectations"
+        self.feedback = home / "feedback"
         self.features = home / "features.lance"  # LanceDB
         self.checkpoints = home / "checkpoints"
         self.compiled = home / "compiled"  # code that torch compiled for this machine
@@ -245,6 +246,11 @@ class HomePaths:
         self.bentoml = home / "bentoml"
         self.dagster = home / "dagster"
         self.logs = home / "logs"
+
+    @property
+    def feedback_batches(self) -> Path:
+        """Where closed feedback batches lie, one manifest each."""
+        return self.feedback / "batches"
 
     @property
     def mlflow_url(self) -> str:

@@ -8,10 +8,9 @@ import json
 from dataclasses import dataclass
 
 from genai_assets import durable, stages
+from genai_assets.datasets.records import FEEDBACK_SOURCE
 from genai_assets.monitoring.retraining import Reason
 from genai_assets.settings import Settings
-
-_FEEDBACK = "feedback"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ def new_data(settings: Settings) -> list[Reason]:
     if raw is None or split is None:
         return []
     now, then = source_fingerprints(settings), dict(raw.inputs["sources"])
-    changed = sorted(name for name in now.keys() | then.keys() if name != _FEEDBACK and now.get(name) != then.get(name))
+    changed = sorted(
+        name for name in now.keys() | then.keys() if name != FEEDBACK_SOURCE and now.get(name) != then.get(name)
+    )
     released = sorted(released_categories(settings.paths) - set(split.inputs["released"]))
     if not changed and not released:
         return []
@@ -50,14 +51,13 @@ def new_data(settings: Settings) -> list[Reason]:
 def closed_feedback(settings: Settings) -> list[Reason]:
     """A reason when there are closed feedback batches that raw_data has not read."""
     from genai_assets.datasets.ingestion import source_fingerprints
-    from genai_assets.monitoring.feedback import batches_folder
 
     raw = stages.artifact_store(settings).newest("raw_data")
-    batches = sorted(path.name for path in batches_folder(settings).glob("*.parquet"))
+    batches = sorted(path.name for path in settings.paths.feedback_batches.glob("*.parquet"))
     if raw is None or not batches:
         return []
-    now = source_fingerprints(settings)[_FEEDBACK]
-    if raw.inputs["sources"].get(_FEEDBACK) == now:
+    now = source_fingerprints(settings)[FEEDBACK_SOURCE]
+    if raw.inputs["sources"].get(FEEDBACK_SOURCE) == now:
         return []
     return [
         Reason("feedback", durable.digest_json(batches), f"{len(batches)} feedback batches, the newest {batches[-1]}")

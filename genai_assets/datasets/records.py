@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genai_assets import durable
 
+FEEDBACK_SOURCE = "feedback"
+"""Source of the records that people's ratings made."""
+
+FEEDBACK_LICENCE = "LicenseRef-own-output"
+"""Licence of what our own model drew."""
+
 
 class Record(BaseModel):
     """One picture and what we know of it.

@@ -13,7 +13,7 @@ from genai_assets.datasets.icon_sets import IconSetSource
 from genai_assets.datasets.limits import within_limit
 from genai_assets.datasets.picture_folder import PictureFolderSource
 from genai_assets.datasets.picture_store import PictureStore
-from genai_assets.datasets.records import Record, from_frame, read_manifest
+from genai_assets.datasets.records import FEEDBACK_LICENCE, FEEDBACK_SOURCE, Record, from_frame, read_manifest
 from genai_assets.settings import Settings
 
 
@@ -44,8 +44,8 @@ class FeedbackSource:
     is there: new feedback is a new file.
     """
 
-    name = "feedback"
-    licence = "LicenseRef-own-output"
+    name = FEEDBACK_SOURCE
+    licence = FEEDBACK_LICENCE
 
     def __init__(self, batches: Path, drawn: PictureStore, *, limit: int | None = None):
         """``batches`` is the folder of closed batches, ``drawn`` the store their pictures lie in."""
@@ -99,7 +99,7 @@ def sources_from(settings: Settings) -> list[DatasetSource]:
             IconSetSource(name, paths.packages, offline=dataset.offline, limit=dataset.limit)
             for name in dict.fromkeys(dataset.icon_sets)
         ]
-    feedback = FeedbackSource(paths.home / "feedback" / "batches", PictureStore(paths.drawn), limit=dataset.limit)
+    feedback = FeedbackSource(paths.feedback_batches, PictureStore(paths.drawn), limit=dataset.limit)
     if feedback.files():
         sources.append(feedback)
     return sources

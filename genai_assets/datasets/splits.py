@@ -16,12 +16,11 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from genai_assets import durable
+from genai_assets.datasets.records import FEEDBACK_SOURCE
 from genai_assets.settings import Settings, SplitSettings
 
 Split = Literal["train", "validation", "held_out", "later"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-FEEDBACK_SOURCE = "feedback"
 
 COLUMNS = ("id", "caption", "concept", "style", "category", "split")
 

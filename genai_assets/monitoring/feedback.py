@@ -23,12 +23,18 @@ from genai_assets import durable
 from genai_assets.datasets.decoding import UndecodablePicture, probe
 from genai_assets.datasets.picture_folder import slug
 from genai_assets.datasets.picture_store import PictureStore
-from genai_assets.datasets.records import Record, manifest_version, read_manifest, to_frame, write_manifest
+from genai_assets.datasets.records import (
+    FEEDBACK_LICENCE,
+    FEEDBACK_SOURCE,
+    Record,
+    manifest_version,
+    read_manifest,
+    to_frame,
+    write_manifest,
+)
 from genai_assets.serving.request_log import RequestLog
 from genai_assets.settings import Settings
 
-SOURCE = "feedback"
-LICENCE = "LicenseRef-own-output"
 CONCEPT_PREFIX = "feedback:"
 
 _Row = dict[str, Any]
@@ -73,7 +79,7 @@ class Batches:
 
 def batches_folder(settings: Settings) -> Path:
     """Where closed batches lie: ``<number>-<digest>.parquet``, one manifest each."""
-    return settings.paths.home / "feedback" / "batches"
+    return settings.paths.feedback_batches
 
 
 def curate(feedback: pd.DataFrame, requests: pd.DataFrame, store: PictureStore, settings: Settings) -> FeedbackDataset:
@@ -239,8 +245,8 @@ def _record(
         caption=caption,
         concept=CONCEPT_PREFIX + (slug(caption) or durable.digest_bytes(caption.encode())[:16]),
         style=settings.dataset.house_style,
-        source=SOURCE,
-        licence=LICENCE,
+        source=FEEDBACK_SOURCE,
+        licence=FEEDBACK_LICENCE,
         width=width,
         height=height,
         added_at=events[0]["created_at"].to_pydatetime(),
