@@ -101,7 +101,6 @@ def test_a_full_disk_is_an_error_that_leaves_no_half_artifact(team: Settings, tm
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    settings = team.model_copy(update={"home": tmp_path / "home"})
     settings = Settings(home=tmp_path / "home", dataset=team.dataset, splits=team.splits)
     monkeypatch.setattr(ingestion.records, "write_manifest", full)
     with pytest.raises(OSError, match="No space left"):

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from genai_assets.diffusion.base_model import load_pipeline, new_pipeline
+from genai_assets.diffusion.base_model import load_pipeline
 from genai_assets.diffusion.config import DenoiserConfig
 from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets_tests.diffusion.drawings import drawn_picture, drawn_rows
+from genai_assets_tests.tiny_pipeline import save_tiny_pipeline
 
 TINY = DenoiserConfig(hidden_size=64, depth=1, num_heads=2, axes_dim=(16, 16), bottleneck_size=16)
 
@@ -30,12 +31,7 @@ def one_thread() -> Iterator[None]:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete pipeline folder with a random denoiser of one block, 64 px."""
     folder = tmp_path_factory.mktemp("tiny-base") / "model"
-    pipeline = new_pipeline(TINY, resolution=64, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # a new denoiser's gates are zero: without this every prompt gives the same picture
-        for weight in pipeline.transformer.parameters():
-            weight += 0.1 * torch.randn(weight.shape, generator=generator)
-    pipeline.save_pretrained(folder)
+    save_tiny_pipeline(folder, TINY)
     return folder
 
 

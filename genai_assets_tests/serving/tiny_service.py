@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
-from genai_assets.diffusion.base_model import new_pipeline
 from genai_assets.diffusion.config import DenoiserConfig
 from genai_assets.serving.client import ServiceClient
 from genai_assets.serving.packaging import running_service
 from genai_assets.serving.request_log import RequestLog
 from genai_assets.settings import SamplingSettings, ServingSettings, Settings
+from genai_assets_tests.tiny_pipeline import save_tiny_pipeline
 
 TINY = DenoiserConfig(
     patch_size=8, hidden_size=64, mlp_ratio=2, num_heads=2, depth=1, axes_dim=(16, 16), bottleneck_size=32
@@ -51,12 +50,7 @@ def make_settings(home: Path, *, steps: int = 2, **serving) -> Settings:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    pipeline = new_pipeline(TINY, resolution=64, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # a new denoiser's gates are zero: without this every prompt gives the same picture
-        for weight in pipeline.transformer.parameters():
-            weight += 0.1 * torch.randn(weight.shape, generator=generator)
-    pipeline.save_pretrained(folder)
+    save_tiny_pipeline(folder, TINY)
     facts = {
         "model_version": VERSION,
         "style": "fluent",
