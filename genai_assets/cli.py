@@ -1,7 +1,8 @@
 """The command line, ``genai``: everything the graph does, without Dagster.
 
-Belongs here: arguments, progress and words for people. What is done is in the rooms and in ``stages``; this module only
-calls it. Nothing heavy is imported before a command needs it, so that ``genai --help`` answers at once.
+Belongs here: commands and their arguments. How things are told is ``console``; what is done is in the rooms and in
+``stages``; this module only calls it. Nothing heavy is imported before a command needs it, so that ``genai --help``
+answers at once.
 
 A mistake the user can mend (a wrong setting, a missing file) is told in one message without a traceback, with exit
 status 2; ``genai --traceback …`` or ``GENAI_TRACEBACK=1`` shows where it came from.
@@ -9,23 +10,30 @@ status 2; ``genai --traceback …`` or ``GENAI_TRACEBACK=1`` shows where it came
 
 import contextlib
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-    from rich.progress import TaskID
-    from rich.table import Table
-    from rich.text import Text
+from genai_assets.cli_models import models
+from genai_assets.cli_tune import tune
+from genai_assets.console import (
+    StageProgress,
+    complain,
+    describe_step,
+    explain,
+    figures_table,
+    make_console,
+    read_settings,
+    say,
+    styled,
+    table_of,
+    table_of_counts,
+)
 
-    from genai_assets.artifacts import Artifact
+if TYPE_CHECKING:
     from genai_assets.diffusion.config import DenoiserConfig
     from genai_assets.diffusion.training import StepReport
     from genai_assets.serving.generator import ModelFacts
@@ -43,12 +51,12 @@ class _Genai(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _complain("Interrupted. What was finished is kept; the same command goes on from there.", style="yellow")
+            complain("Interrupted. What was finished is kept; the same command goes on from there.", style="yellow")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if not _is_for_users(error) or ctx.params.get("traceback"):
                 raise
-            _complain(explain(error))
+            complain(explain(error))
             raise typer.Exit(USER_ERROR) from None
 
 
@@ -63,6 +71,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Look at the data, and release what was kept back.")
 _EVERYDAY, _STEPS = "Everyday", "Steps, without Dagster"
 app.add_typer(data, name="data", rich_help_panel=_STEPS)
+app.add_typer(models, name="models", rich_help_panel=_STEPS)
 
 
 @app.callback()
@@ -79,7 +88,7 @@ def demo() -> None:
     """Run the whole graph on real pictures, then say what came out and what to open."""
     from genai_assets.demo import run_demo
 
-    raise typer.Exit(run_demo(_settings(), _console()))
+    raise typer.Exit(run_demo(read_settings(), make_console()))
 
 
 @app.command(rich_help_panel=_EVERYDAY)
@@ -87,7 +96,7 @@ def up() -> None:
     """Run Dagster, the image service and MLflow on this machine until Ctrl-C."""
     from genai_assets.up import run_up
 
-    raise typer.Exit(run_up(_settings(), _console()))
+    raise typer.Exit(run_up(read_settings(), make_console()))
 
 
 @app.command(rich_help_panel=_EVERYDAY)
@@ -98,7 +107,7 @@ def doctor() -> None:
     from genai_assets import up
     from genai_assets.doctor import diagnose
 
-    settings, console = _settings(), _console()
+    settings, console = read_settings(), make_console()
     ports = {"Dagster": up.DAGSTER_PORT, "service": settings.serving.port, "MLflow": up.MLFLOW_PORT}
     with console.status("Looking …"):
         findings = diagnose(settings, ports=ports)
@@ -107,13 +116,13 @@ def doctor() -> None:
     for column in ("", "what", "found", "to mend it"):
         table.add_column(column, overflow="fold")  # a path is of no use with its end cut off
     for finding in findings:
-        cells = (_text(cell) for cell in (finding.name, finding.detail, finding.mend))
-        table.add_row(_text(finding.status, colours[finding.status]), *cells)
+        cells = (styled(cell) for cell in (finding.name, finding.detail, finding.mend))
+        table.add_row(styled(finding.status, colours[finding.status]), *cells)
     console.print(table)
     if missing := [finding.name for finding in findings if finding.status == "missing"]:
-        _say(console, f"Missing: {', '.join(missing)}.", "red")
+        say(console, f"Missing: {', '.join(missing)}.", "red")
         raise typer.Exit(1)
-    _say(console, "Everything needed is there.", "green")
+    say(console, "Everything needed is there.", "green")
 
 
 @app.command(rich_help_panel=_EVERYDAY)
@@ -138,9 +147,9 @@ def generate(
         raise ValueError("the prompt is empty: say what to draw, for example: genai generate “a red fox”")
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}; pictures are written as PNG: let its name end in .png")
-    settings, console = _settings(), _console()
+    settings, console = read_settings(), make_console()
     folder, who = _model_to_draw_with(settings, model)
-    _say(console, f"Drawing with {who}.")
+    say(console, f"Drawing with {who}.")
     facts = _facts(folder)
     first = random.randrange(2**31) if seed is None else seed
     seeds = [first + number for number in range(n)]
@@ -164,32 +173,36 @@ def generate(
 @app.command(rich_help_panel=_STEPS)
 def prepare() -> None:
     """Read the pictures, validate them, compute their features, split them."""
-    settings, console = _settings(), _console()
+    from genai_assets import walkthrough
+
+    settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
-        _prepare(settings, progress)
-    _say(console, "Next: genai train. To look at the data: genai data show.")
+        walkthrough.prepare(settings, progress)
+    say(console, "Next: genai train. To look at the data: genai data show.")
 
 
 @app.command(rich_help_panel=_STEPS)
 def train() -> None:
     """Fine-tune the base model on the house style; what is missing before it is done first."""
-    settings, console = _settings(), _console()
+    from genai_assets import walkthrough
+
+    settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
-        validated, split = _data(settings, progress)
-        model, _ = _train(settings, progress, validated, split)
-    _say(console, f"Model {model.summary['model_version']}: {model.path}")
-    _say(console, "Next: genai evaluate. To see it draw: genai generate “a red fox” --model FOLDER.")
+        validated, split = walkthrough.data(settings, progress)
+        model, _ = walkthrough.train(settings, progress, validated, split)
+    say(console, f"Model {model.summary['model_version']}: {model.path}")
+    say(console, "Next: genai evaluate. To see it draw: genai generate “a red fox” --model FOLDER.")
 
 
 @app.command(rich_help_panel=_STEPS)
 def evaluate() -> None:
     """Measure the model on held-out concepts and say whether it should be promoted; nothing is promoted."""
-    from genai_assets import stages
+    from genai_assets import stages, walkthrough
 
-    settings, console = _settings(), _console()
+    settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
-        validated, features, split = _prepare(settings, progress)
-        model, base = _train(settings, progress, validated, split)
+        validated, features, split = walkthrough.prepare(settings, progress)
+        model, base = walkthrough.train(settings, progress, validated, split)
         report = progress.stage(
             "eval_report",
             lambda: stages.eval_report(
@@ -204,9 +217,9 @@ def evaluate() -> None:
         )
     console.print(figures_table(stages.read_metrics(report)))
     decision = stages.gate(settings, report)
-    _say(console, f"The gate would say: {decision.reason}", "green" if decision.promote else "yellow")
-    _say(console, f"Report: {report.file('report.html')}")
-    _say(console, "Nothing was promoted: that is done by `genai demo`, or by Dagster's job `retrain` (see `genai up`).")
+    say(console, f"The gate would say: {decision.reason}", "green" if decision.promote else "yellow")
+    say(console, f"Report: {report.file('report.html')}")
+    say(console, "Nothing was promoted: that is done by `genai demo`, or by Dagster's job `retrain` (see `genai up`).")
 
 
 @app.command(rich_help_panel=_STEPS)
@@ -226,7 +239,7 @@ def pretrain(
     from genai_assets.diffusion.pretraining import export_embedded_base
     from genai_assets.diffusion.pretraining import pretrain as run
 
-    settings, console = _settings(), _console()
+    settings, console = read_settings(), make_console()
     shape = _shape(hidden_size, depth, heads)
     config = TrainingConfig.model_validate(
         {"steps": steps, "batch_size": batch_size, "checkpoint_every": 200, "validate_every": 200}
@@ -237,7 +250,7 @@ def pretrain(
             interrupt.can_wait = True  # from now on there is something to checkpoint
             progress.on_step(report)
             if report.validation_loss is not None:
-                _say(console, describe_step(report, batch_size))
+                say(console, describe_step(report, batch_size))
 
         pipeline, result = run(
             settings,
@@ -249,17 +262,20 @@ def pretrain(
             stop=lambda: interrupt.asked,
         )
     if result.steps < steps:
-        _say(
+        say(
             console,
             f"Stopped after step {result.steps} of {steps}; a checkpoint is written. The same command goes on from it.",
         )
         raise typer.Exit(INTERRUPTED)
-    _say(console, f"Done: {result.steps} steps, {result.pictures_seen:,} pictures seen.")
+    say(console, f"Done: {result.steps} steps, {result.pictures_seen:,} pictures seen.")
     if export is None:
-        _say(console, "To write the base model: the same command with --export FOLDER.")
+        say(console, "To write the base model: the same command with --export FOLDER.")
     else:
         export_embedded_base(pipeline, export)
-        _say(console, f"Base model written to {export}. Use it: GENAI_BASE_MODEL={export}")
+        say(console, f"Base model written to {export}. Use it: GENAI_BASE_MODEL={export}")
+
+
+app.command(rich_help_panel=_STEPS)(tune)
 
 
 @data.command("release")
@@ -267,9 +283,9 @@ def data_release(category: Annotated[str, typer.Argument(help="One of splits.lat
     """Release a category that was kept back: from the next run on it is trained on."""
     from genai_assets.datasets.release import release_category
 
-    settings = _settings()
+    settings = read_settings()
     released = release_category(settings.paths, category, settings)
-    _console().print(f"Released: {', '.join(sorted(released))}. Next: genai train, or wait for Dagster's sensor.")
+    make_console().print(f"Released: {', '.join(sorted(released))}. Next: genai train, or wait for Dagster's sensor.")
 
 
 @data.command("show")
@@ -278,7 +294,7 @@ def data_show() -> None:
     from genai_assets import stages
     from genai_assets.datasets.records import read_manifest
 
-    settings, console = _settings(), _console()
+    settings, console = read_settings(), make_console()
     store = stages.artifact_store(settings)
     raw, validated, split = (store.newest(kind) for kind in ("raw_data", "validated_data", "splits"))
     if raw is None:
@@ -286,184 +302,34 @@ def data_show() -> None:
     for refused in raw.summary["refused"]:
         how_many = "all" if refused["count"] is None else refused["count"]
         text = f"Refused for its licence: {refused['source']} ({how_many} pictures): {refused['reason']}"
-        _say(console, text, "yellow")
+        say(console, text, "yellow")
     if validated is None:
-        console.print(_counts("licence", raw.summary["by_licence"]))
-        _say(console, "Not validated yet: genai prepare.")
+        console.print(table_of_counts("licence", raw.summary["by_licence"]))
+        say(console, "Not validated yet: genai prepare.")
         return
     records = read_manifest(validated.file("manifest.parquet"))
     if split is None:
-        console.print(_counts("style", records["style"].value_counts()))
-        _say(console, "Not split yet: genai prepare.")
+        console.print(table_of_counts("style", records["style"].value_counts()))
+        say(console, "Not split yet: genai prepare.")
     else:
         rows = stages.read_splits(split)
         counts = rows.groupby(["style", "split"]).size().unstack(fill_value=0)
-        table = _table("style", *(str(name) for name in counts.columns), title="Records by style and split")
+        table = table_of("style", *(str(name) for name in counts.columns), title="Records by style and split")
         for style, row in counts.iterrows():
             table.add_row(str(style), *(f"{count:,}" for count in row))
         console.print(table)
-    console.print(_counts("licence", records["licence"].value_counts()))
+    console.print(table_of_counts("licence", records["licence"].value_counts()))
     kept, quarantined = validated.summary["kept"], validated.summary["quarantined"]
-    _say(console, f"{kept:,} records are in use, {quarantined:,} in quarantine.")
+    say(console, f"{kept:,} records are in use, {quarantined:,} in quarantine.")
     if quarantined:
-        console.print(_counts("reason for quarantine", validated.summary["quarantined_by_reason"]))
-    _say(console, f"Data Docs: {validated.summary['data_docs']}")
+        console.print(table_of_counts("reason for quarantine", validated.summary["quarantined_by_reason"]))
+    say(console, f"Data Docs: {validated.summary['data_docs']}")
 
 
 @app.command("settings", rich_help_panel=_EVERYDAY)
 def show_settings() -> None:
     """Print the settings in force, in the form of genai.toml."""
-    typer.echo(as_toml(_settings()))
-
-
-class StageProgress:
-    """Progress of stages on a console: a bar for what is being done, a line for what is done.
-
-    A context manager. Hand ``on_progress`` and ``on_step`` to stages; run each by :meth:`stage`. Where the console is
-    no terminal (a log file), there are only the lines.
-
-    Args:
-        console: where to print.
-    """
-
-    def __init__(self, console: "Console"):
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self.console = console
-        self._bars: dict[str, TaskID] = {}
-        self._validation = ""  # of the last step that validated
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[detail]}", style="dim"),
-            TimeElapsedColumn(),
-            TextColumn("left:", style="dim"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,  # the line of the finished stage stays, its bars do not
-            refresh_per_second=4,  # the cores are for training
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def stage(self, name: str, make: "Callable[[], Artifact]") -> "Artifact":
-        """Make an artifact; tell how long it took, or that nothing had changed."""
-        started = time.monotonic()
-        self._bar(name, 0, 0)
-        try:
-            made = make()
-        finally:
-            self._clear()
-        took = "nothing changed" if made.reused else f"{time.monotonic() - started:.1f} s"
-        _say(self.console, f"  {name:<18}{took:>16}   {describe_summary(made.kind, made.summary)}")
-        return made
-
-    def on_progress(self, what: str, done: int, total: int) -> None:
-        """Move the bar of ``what``; with ``total`` 0 the end is not known."""
-        self._bar(what, done, total, f"{done:,} of {total:,}" if total else f"{done:,}")
-
-    def on_step(self, report: "StepReport") -> None:
-        """Move the bar of a training by a ``StepReport``."""
-        detail = f"loss {report.loss:.3f}  {report.pictures_per_second:.0f} pictures/s"
-        if report.validation_loss is not None:
-            self._validation = f"  validation {report.validation_loss:.3f}"
-        self._bar(
-            "training", report.step, report.steps, f"{report.step:,} of {report.steps:,}", detail + self._validation
-        )
-
-    def _bar(self, what: str, done: int, total: int, count: str = "", detail: str = "") -> None:
-        shown = {"completed": done, "total": total or None, "count": count, "detail": detail}
-        if what in self._bars:
-            self._progress.update(self._bars[what], **shown)
-        else:
-            self._bars[what] = self._progress.add_task(what, **shown)
-
-    def _clear(self) -> None:
-        for bar in self._bars.values():
-            self._progress.remove_task(bar)
-        self._bars.clear()
-        self._validation = ""
-
-
-def explain(error: BaseException) -> str:
-    """What went wrong, for the person who can mend it."""
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        lines = [f"{error.error_count()} wrong in {error.title}:"]
-        for fault in error.errors(include_url=False):
-            place = ".".join(str(part) for part in fault["loc"]) or "as a whole"
-            given = "" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r})"
-            lines.append(f"  {place}: {fault['msg']}{given}")
-        if error.title == "Settings":
-            lines.append("Settings come from GENAI_… variables and genai.toml; see `genai settings`.")
-        return "\n".join(lines)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
-
-
-def figures_table(result: Mapping[str, Any]) -> "Table":
-    """The figures of an evaluation, one column a model, as the report has them."""
-    from genai_assets.evaluation.report import FIGURES
-
-    models: Mapping[str, Mapping[str, Any]] = result["models"]
-    table = _table("", *models, title=f"On {result['pictures']} held-out concepts")
-    for figure in FIGURES:
-        values = [of.get(figure.key) for of in models.values()]
-        if any(value is not None for value in values):
-            better = f" ({figure.better} is better)" if figure.better else ""
-            table.add_row(
-                figure.name + better, *("–" if value is None else figure.form.format(value) for value in values)
-            )
-    return table
-
-
-def describe_step(report: "StepReport", batch_size: int) -> str:
-    """One line for a step of a training with so many pictures a step."""
-    from datetime import timedelta
-
-    speed = report.pictures_per_second
-    left = timedelta(seconds=round((report.steps - report.step) * batch_size / max(speed, 1e-9)))
-    validation = "" if report.validation_loss is None else f"validation {report.validation_loss:.4f}  "
-    return (
-        f"step {report.step:,} of {report.steps:,}  loss {report.loss:.4f}  {validation}{speed:.1f} pictures/s  "
-        f"{left} left"
-    )
-
-
-def describe_summary(kind: str, summary: Mapping[str, Any]) -> str:
-    """What a person wants to know of a finished stage, in one line."""
-
-    def told(name: str, value: Any) -> str:
-        if isinstance(value, dict):
-            return ", ".join(told(part, count) for part, count in value.items())
-        label = "" if isinstance(value, str) else f" {name.replace('_', ' ')}"
-        return f"{value:,.4g}{label}" if isinstance(value, float) else f"{value:,}{label}" if label else str(value)
-
-    return ", ".join(told(name, summary[name]) for name in _TOLD.get(kind, ()) if summary.get(name) is not None)
-
-
-_TOLD = {
-    "raw_data": ("records", "concepts", "duplicates"),
-    "validated_data": ("kept", "quarantined"),
-    "image_features": ("pictures", "captions"),
-    "splits": ("records",),
-    "base_model": ("family", "parameters"),
-    "training_cache": ("pictures", "prompts"),
-    "fine_tuned_model": ("model_version", "steps", "validation_loss"),
-    "eval_report": ("model_version", "pictures"),
-}
+    typer.echo(as_toml(read_settings()))
 
 
 def as_toml(settings: "Settings") -> str:
@@ -484,55 +350,6 @@ def as_toml(settings: "Settings") -> str:
     sections += [[f"[{name}]", *lines(value)] for name, value in values.items() if isinstance(value, dict)]
     text = "\n\n".join("\n".join(section) for section in sections)
     return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:…@", text)  # a database URL may hold a password
-
-
-def _prepare(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Artifact, Artifact]":
-    """Validated data, features and splits."""
-    from genai_assets import stages
-
-    validated, split = _data(settings, progress)
-    features = progress.stage(
-        "image_features", lambda: stages.image_features(settings, validated, on_progress=progress.on_progress)
-    )
-    return validated, features, split
-
-
-def _data(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Artifact]":
-    """Validated data and splits.
-
-    Raises:
-        ValueError: a critical check fails; nothing must be trained on such data.
-    """
-    from genai_assets import stages
-
-    raw = progress.stage("raw_data", lambda: stages.raw_data(settings, on_progress=progress.on_progress))
-    validated = progress.stage(
-        "validated_data", lambda: stages.validated_data(settings, raw, on_progress=progress.on_progress)
-    )
-    summary = validated.summary
-    if not summary["success"]:
-        failed = [
-            check["name"] for check in summary["checks"] if not check["passed"] and check["severity"] == "critical"
-        ]
-        raise ValueError(f"the data fails critical checks: {', '.join(failed)}; see {summary['data_docs']}")
-    return validated, progress.stage("splits", lambda: stages.splits(settings, validated))
-
-
-def _train(
-    settings: "Settings", progress: StageProgress, validated: "Artifact", split: "Artifact"
-) -> "tuple[Artifact, Artifact]":
-    """The fine-tuned model and the base it grew from."""
-    from genai_assets import stages
-
-    base = progress.stage("base_model", lambda: stages.base_model(settings))
-    cache = progress.stage(
-        "training_cache",
-        lambda: stages.training_cache(settings, validated, split, base, on_progress=progress.on_progress),
-    )
-    model = progress.stage(
-        "fine_tuned_model", lambda: stages.fine_tuned_model(settings, cache, base, on_step=progress.on_step)
-    )
-    return model, base
 
 
 def _model_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Path, str]:
@@ -618,49 +435,3 @@ def _interrupt_asks() -> Iterator[_Interrupt]:
 def _is_for_users(error: Exception) -> bool:
     """Errors the user can mend: bad values, missing files, and our own classes."""
     return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "genai_assets"
-
-
-def _complain(text: str, style: str = "red") -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(_text(text, style), soft_wrap=True)
-
-
-def _settings() -> "Settings":
-    from genai_assets.settings import Settings
-
-    return Settings()  # pyright: ignore[reportCallIssue] - defaults
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
-
-
-def _say(console: "Console", text: str, style: str = "") -> None:
-    """Print a line as it is: brackets are no markup, and a path is not broken."""
-    console.print(_text(text, style), soft_wrap=True)
-
-
-def _text(text: str, style: str = "") -> "Text":
-    from rich.text import Text
-
-    return Text(text, style=style)
-
-
-def _table(*columns: str, title: str | None = None) -> "Table":
-    """A table of names and numbers."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
-
-
-def _counts(what: str, counts: "Mapping[str, int] | pd.Series") -> "Table":
-    table = _table(what, "records")
-    for name, count in counts.items():
-        table.add_row(str(name), f"{count:,}")
-    return table

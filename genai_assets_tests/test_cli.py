@@ -17,6 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from genai_assets import cli
+from genai_assets import console as telling
 from genai_assets.artifacts import Artifact
 from genai_assets.diffusion.config import DenoiserConfig
 from genai_assets.diffusion.training import StepReport
@@ -215,14 +216,14 @@ def test_the_first_interrupt_waits_for_a_checkpoint_once_there_is_something_to_s
 
 def test_a_training_step_is_told_with_the_time_that_is_left():
     report = StepReport(step=200, steps=600, loss=0.5, learning_rate=1e-3, pictures_per_second=64, validation_loss=0.25)
-    told = cli.describe_step(report, batch_size=64)
+    told = telling.describe_step(report, batch_size=64)
     assert told == "step 200 of 600  loss 0.5000  validation 0.2500  64.0 pictures/s  0:06:40 left"
 
 
 def test_progress_is_a_line_a_stage_in_a_log_and_bars_on_a_terminal(tmp_path):
     made = Artifact("raw_data", "0" * 16, "1" * 16, tmp_path, {"records": 1562, "concepts": 1562}, reused=True)
 
-    def make(progress: cli.StageProgress) -> Artifact:
+    def make(progress: telling.StageProgress) -> Artifact:
         progress.on_progress("noto [svg]", 100, 0)
         progress.on_progress("pictures decoded", 5, 10)
         progress.on_step(StepReport(1, 2, 0.5, 1e-3, 10.0, 0.4))
@@ -230,7 +231,7 @@ def test_progress_is_a_line_a_stage_in_a_log_and_bars_on_a_terminal(tmp_path):
 
     for terminal in (False, True):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
-        with cli.StageProgress(console) as progress:
+        with telling.StageProgress(console) as progress:
             assert progress.stage("raw_data", lambda progress=progress: make(progress)) is made
         told = console.file.getvalue()
         assert re.search(r"raw_data +nothing changed +1,562 records, 1,562 concepts", told)
@@ -240,11 +241,11 @@ def test_progress_is_a_line_a_stage_in_a_log_and_bars_on_a_terminal(tmp_path):
 def test_errors_are_explained_by_what_can_be_mended():
     with pytest.raises(ValidationError) as caught:
         Settings(dataset={"limit": 0, "colour": "red"})
-    told = cli.explain(caught.value)
+    told = telling.explain(caught.value)
     assert "dataset.limit" in told
     assert "dataset.colour" in told
     assert "errors.pydantic.dev" not in told
-    assert cli.explain(OSError(28, "No space left on device", "/disk/x")) == "No space left on device: /disk/x"
+    assert telling.explain(OSError(28, "No space left on device", "/disk/x")) == "No space left on device: /disk/x"
 
 
 def test_the_doctor_prints_each_finding_and_fails_when_something_is_missing(home, monkeypatch):
@@ -261,6 +262,6 @@ def test_the_doctor_prints_each_finding_and_fails_when_something_is_missing(home
 
 def test_a_number_without_a_unit_and_a_name_make_one_line():
     summary = {"model_version": "m-1", "steps": 1200, "validation_loss": 0.123456, "device": "cpu"}
-    assert cli.describe_summary("fine_tuned_model", summary) == "m-1, 1,200 steps, 0.1235 validation loss"
-    assert cli.describe_summary("splits", {"records": {"held_out": 3, "train": 20}}) == "3 held out, 20 train"
-    assert cli.describe_summary("unknown", {}) == ""
+    assert telling.describe_summary("fine_tuned_model", summary) == "m-1, 1,200 steps, 0.1235 validation loss"
+    assert telling.describe_summary("splits", {"records": {"held_out": 3, "train": 20}}) == "3 held out, 20 train"
+    assert telling.describe_summary("unknown", {}) == ""

@@ -1,0 +1,76 @@
+"""The stages in their order, told on a console: what several commands do before their own work.
+
+Belongs here: which stage follows which, without Dagster. What a stage is made from is ``stages``.
+"""
+
+from typing import TYPE_CHECKING
+
+from genai_assets import stages
+from genai_assets.console import StageProgress
+
+if TYPE_CHECKING:
+    from genai_assets.artifacts import Artifact
+    from genai_assets.settings import Settings
+
+
+def prepare(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Artifact, Artifact]":
+    """Validated data, features and splits."""
+    validated, split = data(settings, progress)
+    features = progress.stage(
+        "image_features", lambda: stages.image_features(settings, validated, on_progress=progress.on_progress)
+    )
+    return validated, features, split
+
+
+def data(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Artifact]":
+    """Validated data and splits.
+
+    Raises:
+        ValueError: a critical check fails; nothing must be trained on such data.
+    """
+    raw = progress.stage("raw_data", lambda: stages.raw_data(settings, on_progress=progress.on_progress))
+    validated = progress.stage(
+        "validated_data", lambda: stages.validated_data(settings, raw, on_progress=progress.on_progress)
+    )
+    summary = validated.summary
+    if not summary["success"]:
+        failed = [
+            check["name"] for check in summary["checks"] if not check["passed"] and check["severity"] == "critical"
+        ]
+        raise ValueError(f"the data fails critical checks: {', '.join(failed)}; see {summary['data_docs']}")
+    return validated, progress.stage("splits", lambda: stages.splits(settings, validated))
+
+
+def starting_point(
+    settings: "Settings", progress: StageProgress, validated: "Artifact", split: "Artifact"
+) -> "tuple[Artifact, Artifact, Artifact]":
+    """The base model; the same to start from, perhaps with another autoencoder; and the training cache made for it."""
+    base = progress.stage("base_model", lambda: stages.base_model(settings))
+    start = base
+    if settings.autoencoder.wanted:
+        start = progress.stage(
+            "fine_tuned_autoencoder",
+            lambda: stages.fine_tuned_autoencoder(
+                settings,
+                validated,
+                split,
+                base,
+                on_step=lambda report: progress.on_progress("autoencoder", report.step, report.steps),
+            ),
+        )
+    cache = progress.stage(
+        "training_cache",
+        lambda: stages.training_cache(settings, validated, split, start, on_progress=progress.on_progress),
+    )
+    return base, start, cache
+
+
+def train(
+    settings: "Settings", progress: StageProgress, validated: "Artifact", split: "Artifact"
+) -> "tuple[Artifact, Artifact]":
+    """The fine-tuned model and the base it grew from."""
+    base, start, cache = starting_point(settings, progress, validated, split)
+    model = progress.stage(
+        "fine_tuned_model", lambda: stages.fine_tuned_model(settings, cache, start, on_step=progress.on_step)
+    )
+    return model, base
