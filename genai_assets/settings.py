@@ -18,6 +18,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from genai_assets.diffusion.config import Augmentation
+
 CONFIG_VARIABLE = "GENAI_CONFIG"
 CONFIG_FILE = "genai.toml"
 OTHER_VARIABLES = frozenset(
@@ -75,14 +77,44 @@ class FineTuneSettings(_Section):
     """Fine-tuning of the base model on the house style."""
 
     method: Literal["full", "lora"] = "full"
-    resolution: int = Field(default=64, ge=16, le=2048, multiple_of=8, description="Pixels a side.")
+    lora_rank: int = Field(default=16, ge=1)
+    train_text_encoder: bool = Field(default=False, description="Train the text encoder along; with method full only.")
+    resolution: int | None = Field(
+        default=None, ge=16, le=2048, multiple_of=8, description="Pixels a side; not set: the base model's own."
+    )
+    aspect_buckets: bool = Field(default=False, description="Keep the pictures' aspects instead of padding to squares.")
     max_minutes: float = Field(default=5.0, gt=0, description="Wall-clock budget of training.")
     max_steps: int | None = Field(
         default=None, ge=1, description="Step budget; whichever budget ends first ends training."
     )
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, description="Pictures a step, over all processes.")
+    micro_batch_size: int | None = Field(default=None, ge=1, description="Pictures at a time; not set: all of a batch.")
+    gradient_checkpointing: bool = Field(default=False, description="Save memory, spend time.")
+    processes: int = Field(default=1, ge=1, le=64, description="Training processes: one for each GPU.")
     learning_rate: float = Field(default=3e-4, gt=0, le=1)
-    lora_rank: int = Field(default=16, ge=1)
+    schedule: Literal["constant_then_decay", "cosine"] = "constant_then_decay"
+    weight_decay: float = Field(default=0.02, ge=0)
+    loss_weighting: Literal["family", "none", "min_snr"] = "family"
+    level_mean: float | None = Field(
+        default=None, description="Of the logit-normal noise levels; not set: the family's."
+    )
+    level_std: float | None = Field(default=None, gt=0)
+    prompt_dropout: float = Field(default=0.1, ge=0, lt=1, description="Share trained with the empty prompt.")
+    augmentation: Augmentation = Augmentation()
+    latent_variants: int = Field(
+        default=4, ge=1, le=64, description="Augmented variants of a picture kept by latent models that crop or turn."
+    )
+    class_balance: float = Field(default=0.0, ge=0, le=1, description="1: each category is drawn equally often.")
+    prior_pictures: int = Field(default=0, ge=0, description="Pictures of the base to preserve its knowledge with.")
+    prior_prompts: tuple[str, ...] = Field(default=("a picture",), min_length=1)
+    prior_share: float = Field(default=0.25, ge=0, lt=1, description="Share of a batch that is prior pictures.")
+    prior_weight: float = Field(default=1.0, ge=0)
+    allowed_base_licences: tuple[str, ...] = Field(
+        default=("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "LicenseRef-own"),
+        description="Licences a base model may have.",
+    )
+    keep: Literal["last", "best"] = Field(default="last", description="best: the weights of the best validation.")
+    early_stop_after: int = Field(default=0, ge=0, description="Validations without a new best; 0: never.")
     seed: int = 0
     prompt_template: str = "{caption}, {style} style"
 
@@ -100,6 +132,50 @@ class FineTuneSettings(_Section):
     def prompt(self, caption: str, style: str) -> str:
         """The prompt for a caption in a style."""
         return self.prompt_template.format(caption=caption, style=style)
+
+
+class AutoencoderSettings(_Section):
+    """Fine-tuning of a latent model's autoencoder on the house style; off unless a budget is set."""
+
+    max_steps: int = Field(default=0, ge=0, description="Step budget; 0: none, and off when max_minutes is unset, too.")
+    max_minutes: float | None = Field(default=None, gt=0, description="Wall-clock budget, estimated at the start.")
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    train_encoder: bool = Field(default=False, description="Changes the latents: the denoiser must be trained anew.")
+    reconstruction: Literal["l1", "l2"] = "l1"
+    kl_weight: float = Field(default=1e-6, ge=0, description="Without effect on a frozen encoder.")
+    perceptual_weight: float = Field(default=0.1, ge=0)
+    adversarial_weight: float = Field(default=0.5, ge=0)
+    adversarial_start: int = Field(default=200, ge=0, description="Steps before the discriminator sets in.")
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a budget is set."""
+        return self.max_steps > 0 or self.max_minutes is not None
+
+
+class SelectionSettings(_Section):
+    """Which base models at hand are compared, and how long."""
+
+    folders: tuple[Path, ...] = Field(default=(), description="Pipeline folders to compare beside the embedded base.")
+    steps: int = Field(default=50, ge=2, description="Training steps of each comparison.")
+    language: str | None = Field(default="en", description="Of the captions, ISO 639-1; not set: not known.")
+
+
+class StudySettings(_Section):
+    """The search for better training settings, by short trainings. Off unless trials are asked for."""
+
+    trials: int = Field(default=0, ge=0, le=10_000, description="Short trainings in all; 0: no study.")
+    pictures_a_trial: int = Field(default=8192, ge=1, description="Seen by each trial, whatever its batch size.")
+    repeats: int = Field(
+        default=1, ge=0, le=20, description="Other seeds with which the best trial must be better once more."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the choice of values.")
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the studies; default SQLite in the home, a file of its own."
+    )
 
 
 class SamplingSettings(_Section):
@@ -179,6 +255,9 @@ class Settings(BaseSettings):
     dataset: DatasetSettings = DatasetSettings()
     splits: SplitSettings = SplitSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    selection: SelectionSettings = SelectionSettings()
+    study: StudySettings = StudySettings()
     sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionPolicy = PromotionPolicy()
@@ -226,6 +305,11 @@ class Settings(BaseSettings):
         """SQLAlchemy URL of the request log and the ledgers."""
         return self.serving.database_url or f"sqlite:///{self.paths.database}"
 
+    @property
+    def study_database_url(self) -> str:
+        """SQLAlchemy URL of the hyperparameter studies."""
+        return self.study.database_url or f"sqlite:///{self.paths.studies}"
+
 
 class HomePaths:
     """Every place below the home folder. Naming a place creates nothing."""
@@ -239,9 +323,11 @@ class HomePaths:
         self.great_expectations = home / "great_expectations"
         self.feedback = home / "feedback"
         self.features = home / "features.lance"  # LanceDB
+        self.encodings = home / "encodings.sqlite"  # latents and prompt embeddings by content
         self.checkpoints = home / "checkpoints"
         self.compiled = home / "compiled"  # code that torch compiled for this machine
         self.database = home / "genai.sqlite"  # request log, feedback events, retrain ledger
+        self.studies = home / "studies.sqlite"  # hyperparameter studies, tables of Optuna's own
         self.mlflow = home / "mlflow"
         self.bentoml = home / "bentoml"
         self.dagster = home / "dagster"

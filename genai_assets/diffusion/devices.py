@@ -27,3 +27,10 @@ def mixed_precision(device: "torch.device") -> contextlib.AbstractContextManager
     import torch
 
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def frozen_dtype(device: "torch.device") -> "torch.dtype":
+    """What weights that are not trained are kept in: bf16 on a GPU, where memory is short; fp32 on a CPU."""
+    import torch
+
+    return torch.float32 if device.type == "cpu" else torch.bfloat16

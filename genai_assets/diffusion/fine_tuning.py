@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from genai_assets.diffusion.attention import use_fastest_for_training
 from genai_assets.diffusion.base_model import load_pipeline, save_model_folder
+from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
-from genai_assets.diffusion.compilation import compile_denoiser, repays_itself
+from genai_assets.diffusion.compilation import repays_itself
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.devices import choose_device, mixed_precision
+from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.sampling import Drawer
-from genai_assets.diffusion.training import BatchSource, StepReport, flow_matching_loss, train
-from genai_assets.diffusion.training_cache import TrainingCache
+from genai_assets.diffusion.training import StepReport, train
+from genai_assets.diffusion.training_cache import PRIOR_SPLIT, TrainingCache
 from genai_assets.settings import FineTuneSettings, SamplingSettings
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+LORA_FOLDER = "lora"
 _MAX_VALIDATION_PICTURES = 128
 _SAMPLES = 12
 # Share of the wall-clock budget left for validation, checkpoints and saving.
@@ -31,18 +34,17 @@ _TOO_FEW_TO_MEASURE = 3
 
 def training_config(settings: FineTuneSettings, steps: int) -> TrainingConfig:
     """The run that the settings ask for, with the number of steps made definite."""
+    asked = {
+        name: getattr(settings, name) for name in TrainingConfig.model_fields if name in FineTuneSettings.model_fields
+    }
     return TrainingConfig(
         steps=steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
         warmup_steps=min(20, steps // 10),
         decay_share=0.5,
         ema_decay=0.98,
-        method=settings.method,
-        lora_rank=settings.lora_rank,
-        seed=settings.seed,
         checkpoint_every=max(1, min(100, steps // 4)),
         validate_every=max(1, steps // 6),
+        **asked,
     )
 
 
@@ -62,11 +64,12 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Train the base on the house style's training split and fill ``out`` with the model folder.
 
-    Beside the pipeline's parts, ``out`` gets ``model.json`` and ``samples.png``, a sheet of validation prompts.
+    Beside the pipeline's parts, ``out`` gets ``model.json``, ``samples.png`` (a sheet of validation prompts) and, when
+    a LoRA was trained, ``lora/`` with the adapters by themselves; the pipeline's denoiser has them merged.
 
     Args:
         base: a complete pipeline folder.
-        cache_folder: the training cache's.
+        cache_folder: the training cache's, made for ``base``.
         settings: the run; whichever of ``max_minutes`` and ``max_steps`` ends first is the budget.
         sampling: how the sample sheet is drawn.
         out: an empty folder.
@@ -78,67 +81,74 @@ def fine_tune(
         on_step: told after every step.
 
     Returns:
-        dict: figures of the run.
+        dict: figures of the run; empty in processes that only help the first one.
 
     Raises:
         TrainingDiverged: the loss is not finite; nothing is saved.
-        ValueError: the cache has no training pictures, or is of another resolution than the base.
+        ValueError: the cache has no training pictures.
     """
     import torch
+    from accelerate import PartialState
 
     started = time.monotonic()
     where = choose_device(device)
-    pipeline = load_pipeline(base)
+    # Several processes on GPUs have one each.
+    where = PartialState(cpu=where.type == "cpu").device
+    family = family_of(load_pipeline(base))
     cache = TrainingCache.open(cache_folder)
-    resolution = pipeline.config.default_sample_size
-    if cache.pictures.shape[1] != resolution:
-        raise ValueError(
-            f"the base model draws {resolution} px, but fine_tune.resolution is {cache.pictures.shape[1]}: set it equal"
-        )
     rows, validation = cache.select("train", house_style), cache.select("validation", house_style)
     if len(rows) == 0:
         raise ValueError(
             f"there are no pictures to train on: the training split has none in style {house_style!r}; "
             "look at dataset.house_style and at what was quarantined"
         )
+    shown = np.concatenate((rows, cache.select(PRIOR_SPLIT)))
     state = CheckpointFolder(checkpoints)
-    denoiser, forward = pipeline.transformer, None
-    # A LoRA is put into the denoiser when training starts, too late for code that is compiled before.
-    if settings.method == "full" and repays_itself(where, minutes=settings.max_minutes, steps=settings.max_steps):
-        forward = compile_denoiser(denoiser, compiled_code)
-    if found := state.newest_valid():
-        config = TrainingConfig.model_validate(found[2]["config"])
-    else:
-        probe = BatchSource(cache, rows, training_config(settings, 1)).batch(0)
-        config = training_config(settings, _affordable_steps(denoiser, forward, probe, settings, where, started))
+    found = state.newest_valid()
+    config = TrainingConfig.model_validate(found[2]["config"]) if found else training_config(settings, 1)
+    # Buckets of several shapes would each be compiled for.
+    compiled = len(cache.codes) == 1 and repays_itself(where, minutes=settings.max_minutes, steps=settings.max_steps)
+    learner = Learner(family, config, where, compiled=compiled, compiled_code=compiled_code)
+    if not found:
+        probe = BatchSource(cache, family, shown, config).batch(0)
+        config = training_config(settings, _affordable_steps(learner, probe, settings, where, started))
     result = train(
-        pipeline.transformer,
+        family,
         cache,
         config,
-        training_rows=rows,
+        training_rows=shown,
         validation_rows=validation[:_MAX_VALIDATION_PICTURES],
         device=where,
         checkpoints=state,
         on_step=on_step,
-        forward=forward,
+        learner=learner,
     )
+    if not PartialState().is_main_process:
+        return {}
+    side = settings.resolution or family.resolution
     facts = {
         "model_version": model_version,
         "style": house_style,
         "prompt_template": settings.prompt_template,
-        "resolution": resolution,
+        "resolution": side,
         "training": config.model_dump(mode="json"),
     }
-    save_model_folder(base, result.denoiser, out, facts)
-    drawer = Drawer(load_pipeline(out), where, dtype=torch.bfloat16)
+    changed = [family.denoiser_part, *(family.text_encoder_parts if config.train_text_encoder else ())]
+    save_model_folder(base, family, out, facts, changed=changed)
+    if result.lora_layers is not None:
+        family.save_lora(result.lora_layers, out / LORA_FOLDER)
+    drawer = Drawer(load_pipeline(out), where, dtype=torch.bfloat16, resolution=side)
     _draw_samples(drawer, cache, validation if len(validation) else rows, sampling, house_style, settings, out)
     return {
+        "family": family.name,
         "steps": result.steps,
         "pictures_seen": result.pictures_seen,
         "training_pictures": len(rows),
         "final_loss": round(result.final_loss, 5),
         "first_validation_loss": result.first_validation_loss,
         "validation_loss": result.validation_loss,
+        "best_step": result.best_step,
+        "times_gone_back": result.faults,
         "training_seconds": round(result.seconds, 1),
         "pictures_per_second": round(config.batch_size * result.steps / max(result.seconds, 1e-9), 1),
         "device": str(where),
@@ -146,33 +156,37 @@ def fine_tune(
     }
 
 
-def _affordable_steps(
-    denoiser: Any, forward: Any, batch: Any, settings: FineTuneSettings, device: Any, started: float
-) -> int:
+def _affordable_steps(learner: Learner, batch: Batch, settings: FineTuneSettings, device: Any, started: float) -> int:
     """How many steps the budget allows, from the time that a forward and backward pass takes here.
 
-    Weights stay as they are. What was spent since ``started``, compiling above all, counts against the budget.
+    Weights stay as they are. What was spent since ``started``, compiling above all, counts against the budget. All
+    processes get the first one's answer.
     """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     limit = settings.max_steps
     if limit is not None and limit <= _TOO_FEW_TO_MEASURE:
         return limit
-    denoiser.to(device).train().requires_grad_(True)
-    use_fastest_for_training(denoiser, device)
-    batch = [part.to(device) for part in batch]
-    called = denoiser if forward is None else forward
+    processes = PartialState().num_processes
+    mine = -(-len(batch) // processes)
+    at_once = min(mine, settings.micro_batch_size or mine)
+    part = batch.part(0, at_once).to(device)
     times = []
     for _ in range(4):
         began = time.monotonic()
         with mixed_precision(device):
-            loss = flow_matching_loss(called, *batch)
+            loss = learner.module(part, len(batch))
         loss.backward()
         loss.item()  # waits for a GPU
-        times.append(time.monotonic() - began)
-        denoiser.zero_grad(set_to_none=True)
+        times.append((time.monotonic() - began) * mine / at_once)
+        learner.module.zero_grad(set_to_none=True)
     seconds = sorted(times[1:])[1] * 1.05  # the median after the first, and the optimizer's share
     left = settings.max_minutes * 60 * (1 - _OVERHEAD) - (time.monotonic() - started)
     affordable = max(1, int(left / seconds))
-    return min(affordable, limit or affordable)
+    agreed = [min(affordable, limit or affordable)]
+    broadcast_object_list(agreed)
+    return agreed[0]
 
 
 def _draw_samples(
@@ -194,7 +208,7 @@ def _draw_samples(
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
     )
-    side, columns = 2 * drawer.resolution, 4
+    side, columns = max(128, min(2 * drawer.resolution, 512)), 4
     sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), "white")
     for number, picture in enumerate(pictures):
         place = (number % columns * side, number // columns * side)

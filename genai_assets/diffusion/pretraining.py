@@ -15,16 +15,17 @@ from genai_assets import durable
 from genai_assets.artifacts import Artifact, ArtifactStore
 from genai_assets.diffusion.base_model import DIGESTS, PAPERS, TEXT_ENCODER_PACKAGE, new_pipeline
 from genai_assets.diffusion.checkpoints import CheckpointFolder
-from genai_assets.diffusion.compilation import compile_denoiser
 from genai_assets.diffusion.config import DenoiserConfig, TrainingConfig
 from genai_assets.diffusion.devices import choose_device
+from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.training import StepReport, TrainingResult, train
 from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets.settings import Settings
 
 PRETRAINING_SETS = ("noto", "twemoji", "fxemoji")
+RESOLUTION = 64
 VALIDATION_SHARE = 0.015
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, int], None] | None = None) -> Artifact:
@@ -34,14 +35,16 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
         ValueError: no picture is left, or a set is unknown.
         PackageUnavailable: an icon set cannot be fetched.
     """
-    from genai_assets.datasets.decoding import decode, to_square
+    from genai_assets.datasets.decoding import decode
     from genai_assets.datasets.ingestion import ingest, source_fingerprints
     from genai_assets.datasets.picture_store import PictureStore
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import concept_position
+    from genai_assets.diffusion.aspect_buckets import to_bucket
 
     dataset = settings.dataset.model_copy(update={"icon_sets": PRETRAINING_SETS, "folder": None})
     wanted = settings.model_copy(update={"dataset": dataset})
+    resolution = settings.fine_tune.resolution or RESOLUTION
     store = PictureStore(settings.paths.pictures)
     artifacts = ArtifactStore(settings.paths.artifacts)
     inputs = {"sources": source_fingerprints(wanted), "code": CODE_VERSION}
@@ -50,25 +53,24 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
     held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
     rows["split"] = np.where(held, "validation", "train")
 
-    def read_picture(record_id: str) -> np.ndarray:
-        image = decode(store.read(record_id), max_pixels=settings.dataset.max_pixels)
-        return to_square(image, settings.fine_tune.resolution)
+    def read_picture(record_id: str, size: tuple[int, int]) -> np.ndarray:
+        return to_bucket(decode(store.read(record_id), max_pixels=settings.dataset.max_pixels), *size)
 
     def make(out: Path) -> dict[str, Any]:
-        pipeline = new_pipeline(DenoiserConfig(depth=1), resolution=settings.fine_tune.resolution, seed=0)
+        pipeline = new_pipeline(DenoiserConfig(depth=1), resolution=resolution, seed=0)
         return build_training_cache(
             rows,
             read_picture,
-            pipeline,
+            family_of(pipeline),
             out,
-            resolution=settings.fine_tune.resolution,
+            resolution=resolution,
             prompt_template=settings.fine_tune.prompt_template,
             on_progress=on_progress,
         )
 
     inputs = {
         "data": raw.data_version,
-        "resolution": settings.fine_tune.resolution,
+        "resolution": resolution,
         "prompt_template": settings.fine_tune.prompt_template,
         "text_encoder": TEXT_ENCODER_PACKAGE,
         "code": CODE_VERSION,
@@ -94,10 +96,10 @@ def pretrain(
         tuple: the pipeline with the EMA weights, and the figures of the run.
     """
     cache = TrainingCache.open(pretraining_cache(settings, on_progress=on_progress).path)
-    pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution, seed=config.seed)
+    pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
     validation = cache.select("validation")
     result = train(
-        pipeline.transformer,
+        family_of(pipeline),
         cache,
         config,
         training_rows=cache.select("train"),
@@ -105,10 +107,9 @@ def pretrain(
         device=choose_device(settings.device),
         checkpoints=CheckpointFolder(settings.paths.checkpoints / "pretraining"),
         on_step=on_step,
-        forward=compile_denoiser(pipeline.transformer) if compiled else None,
+        compiled=compiled,
         stop=stop,
     )
-    pipeline.transformer = result.denoiser
     return pipeline, result
 
 

@@ -1,33 +1,40 @@
-"""The training loop: flow matching with prediction of the clean picture, written out.
+"""The training loop, written out: one optimizer step and the run around it.
 
-Belongs here: one optimizer step and the run around it. It reports through ``on_step`` and knows neither Dagster nor
-MLflow. Every random choice of step s derives from (seed, s), so a run that was stopped goes on as if it had not been.
+Belongs here: what a step does, when a run validates, saves, goes back or ends. It reports through ``on_step`` and knows
+neither Dagster nor MLflow. Every random choice of step s derives from (seed, s), so a run that was stopped goes on as
+if it had not been; and a step's batch does not depend on how many processes share it.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genai_assets.diffusion.attention import use_fastest_for_training
+from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.devices import mixed_precision
-from genai_assets.diffusion.training_cache import TrainingCache, to_model_range
+from genai_assets.diffusion.families.family import Family
+from genai_assets.diffusion.learner import Learner
+from genai_assets.diffusion.training_cache import TrainingCache
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SMALLEST_SIGMA = 0.1
-LORA_TARGETS = ("img_qkv_proj", "txt_kv_proj", "to_out.0", "gate_proj", "up_proj", "down_proj")
+RATE_AFTER_A_FAULT = 0.5
+"""What the learning rate is multiplied by when a run goes back to its last checkpoint."""
+_MOST_FAULTS = 1
 
 
 class TrainingDiverged(RuntimeError):
-    """Loss or gradient is not finite; nothing of the run is to be used."""
+    """Loss, gradient or weights are not finite; nothing of the run is to be used."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class StepReport:
         loss: weighted squared error of this step's batch.
         learning_rate: of this step.
         pictures_per_second: over the last steps.
-        validation_loss: on fixed noise and timesteps with the EMA weights, when this step validated.
+        validation_loss: on fixed noise and levels with the EMA weights, when this step validated.
+        note: what else people should know: that the run went back, that it ends early.
     """
 
     step: int
@@ -49,111 +57,54 @@ class StepReport:
     learning_rate: float
     pictures_per_second: float
     validation_loss: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The end of a run: the denoiser with its EMA weights in place, and the figures."""
+    """The end of a run; the trained weights are in the family's pipeline.
+
+    Attributes:
+        denoiser: with its final weights; a LoRA is merged into it.
+        lora_layers: the LoRA by itself, by name inside the denoiser; None after full training.
+        steps: steps done; fewer than asked for after a stop or an early end.
+        final_loss: of the last step.
+        first_validation_loss, validation_loss: before the run, and of the weights it ends with.
+        best_step: the step whose weights the run ends with, when ``keep`` is ``"best"``.
+        pictures_seen: over all steps.
+        seconds: of training, earlier sittings included.
+        faults: how often the run went back to its last checkpoint.
+    """
 
     denoiser: Any
+    lora_layers: "dict[str, Tensor] | None"
     steps: int
     final_loss: float
     first_validation_loss: float | None
     validation_loss: float | None
+    best_step: int | None
     pictures_seen: int
     seconds: float
+    faults: int
 
 
-def flow_matching_loss(
-    denoiser: Any, pictures: "Tensor", embeddings: "Tensor", mask: "Tensor", noise: "Tensor", sigma: "Tensor"
-) -> "Tensor":
-    """Loss of predicting clean pictures from noisy ones.
+@dataclass
+class _Facts:
+    """What a run knows of itself besides tensors; written into each checkpoint."""
 
-    ``z = (1 - sigma) x + sigma n``; the denoiser returns an estimate of x. The error of the velocity
-    ``(z - x) / sigma`` is the error of x divided by sigma, hence the weight (Lipman et al. 2023, "Flow Matching for
-    Generative Modeling"; x-prediction with large patches: Li and He 2025, "Back to Basics").
-
-    Args:
-        denoiser: maps (z, sigma, text) to pictures.
-        pictures: float32 [B, 3, S, S] in [-1, 1].
-        embeddings: [B, T, D].
-        mask: bool [B, T].
-        noise: standard normal, as ``pictures``.
-        sigma: float32 [B] in [0, 1].
-
-    Returns:
-        Tensor: scalar.
-    """
-    level = sigma[:, None, None, None]
-    noisy = (1 - level) * pictures + level * noise
-    predicted = denoiser(
-        hidden_states=noisy,
-        timestep=sigma,
-        encoder_hidden_states=embeddings,
-        attention_mask=mask,
-        return_dict=False,
-    )[0]
-    error = (predicted.float() - pictures).square().mean(dim=(1, 2, 3))
-    return (error / sigma.clamp(min=SMALLEST_SIGMA).square()).mean()
-
-
-class BatchSource:
-    """Batches of a training cache; batch s is a pure function of (seed, s)."""
-
-    def __init__(self, cache: TrainingCache, rows: np.ndarray, config: TrainingConfig):
-        if len(rows) == 0:
-            raise ValueError("there are no pictures to train on: the training split is empty")
-        self.cache, self.rows, self.config = cache, rows, config
-        table = cache.rows.iloc[rows]
-        weights = table["weight"].to_numpy(dtype=np.float64)
-        self.chances = weights / weights.sum()
-        self.prompts = [list(numbers) for numbers in table["prompts"]]
-
-    def batch(self, step: int) -> "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]":
-        """Pictures, embeddings, mask, noise and sigma of one step, on the CPU."""
-        import torch
-
-        config = self.config
-        dice = np.random.default_rng([config.seed, step])
-        chosen = dice.choice(len(self.rows), size=config.batch_size, p=self.chances)
-        pictures = self.cache.pictures[self.rows[chosen]]
-        mirrored = dice.random(config.batch_size) < config.flip_share
-        pictures[mirrored] = pictures[mirrored, :, ::-1]
-        # The first prompt is the plain caption: half of the draws; further ones share the other half.
-        prompts = np.array([self._pick(self.prompts[row], dice.random()) for row in chosen])
-        prompts[dice.random(config.batch_size) < config.prompt_dropout] = 0
-        generator = torch.Generator().manual_seed(int(dice.integers(2**62)))
-        clean = to_model_range(pictures)
-        noise = torch.randn(clean.shape, generator=generator)
-        sigma = 1 - torch.sigmoid(
-            torch.randn(config.batch_size, generator=generator) * config.sigma_std + config.sigma_mean
-        )
-        return clean, *self._texts(prompts), noise, sigma
-
-    def validation_batch(self, rows: np.ndarray) -> "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]":
-        """Every picture of ``rows`` with its plain caption, at noise levels spread evenly and fixed for good."""
-        import torch
-
-        clean = to_model_range(self.cache.pictures[rows])
-        prompts = np.array([numbers[0] for numbers in self.cache.rows.iloc[rows]["prompts"]])
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.config.seed))
-        sigma = (torch.arange(len(rows)) + 0.5) / len(rows)
-        return clean, *self._texts(prompts), noise, sigma
-
-    def _texts(self, prompts: np.ndarray) -> "tuple[Tensor, Tensor]":
-        import torch
-
-        return torch.from_numpy(self.cache.embeddings[prompts]).float(), torch.from_numpy(self.cache.mask[prompts])
-
-    @staticmethod
-    def _pick(numbers: list[int], chance: float) -> int:
-        if chance < 0.5 or len(numbers) == 1:
-            return numbers[0]
-        return numbers[1 + int((chance - 0.5) * 2 * (len(numbers) - 1))]
+    loss: float = math.nan
+    first_validation_loss: float | None = None
+    validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    best_step: int | None = None
+    validations_since_best: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+    ended: bool = False
 
 
 def train(
-    denoiser: Any,
+    family: Family,
     cache: TrainingCache,
     config: TrainingConfig,
     *,
@@ -162,120 +113,158 @@ def train(
     device: "torch.device",
     checkpoints: CheckpointFolder | None = None,
     on_step: Callable[[StepReport], None] | None = None,
-    forward: Any = None,
+    learner: Learner | None = None,
+    compiled: bool = False,
+    compiled_code: Path | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
-    """Train a denoiser and return it with its EMA weights.
+    """Train a family's model in place.
+
+    Started in several processes by ``accelerate launch``, each works on its part of every batch, and all end with the
+    same weights; the first one writes checkpoints and reports.
 
     Args:
-        denoiser: a ``PRXTransformer2DModel`` in fp32; trained in place.
-        cache: pictures and encoded prompts.
+        family: the model.
+        cache: encoded pictures and prompts.
         config: the run.
         training_rows, validation_rows: row numbers of the cache.
-        device: where to train.
-        checkpoints: where to keep the state; a valid one there is gone on from.
+        device: where to train; with several processes on GPUs, each takes its own.
+        checkpoints: where to keep the state; a valid one there is gone on from. Without it nothing can be gone back to.
         on_step: told after every step.
-        forward: what is called in the denoiser's place, sharing its weights: a compiled one. Not with a LoRA, which
-            changes the denoiser after it was compiled.
+        learner: what was made of the family already, when there is one; it fits ``config`` and ``device``.
+        compiled, compiled_code: compile the denoiser, keeping the code in this folder; unless ``learner`` is given.
         stop: asked after every step; when true a checkpoint is written and training ends.
 
     Raises:
-        TrainingDiverged: loss or gradient norm is not finite.
-        ValueError: no training rows; or a compiled denoiser together with a LoRA.
+        TrainingDiverged: loss, gradient or weights are not finite, again after going back once.
+        ValueError: no training rows; data that is not finite; a checkpoint of another model.
+        OSError: a checkpoint could not be written; those before are as they were.
     """
     import torch
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    if forward is not None and config.method == "lora":
-        raise ValueError("a LoRA cannot be trained through a denoiser that was compiled without it")
-    denoiser.to(device, torch.float32).train().requires_grad_(True)
-    use_fastest_for_training(denoiser, device)
-    if config.method == "lora":
-        denoiser = add_lora(denoiser, config)
-    parameters = {name: value for name, value in denoiser.named_parameters() if value.requires_grad}
-    average = {name: value.detach().clone() for name, value in parameters.items()}
-    optimizer = build_optimizer(parameters, config)
-    source = BatchSource(cache, training_rows, config)
-    validation = source.validation_batch(validation_rows) if len(validation_rows) else None
-    forward = denoiser if forward is None else forward
+    # Some weights never get a gradient: a last block's prompt branch, a text encoder's last layer.
+    wrapping = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[wrapping])
+    device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
+    if config.batch_size < processes:
+        raise ValueError(f"a batch of {config.batch_size} cannot be shared by {processes} processes: raise batch_size")
+    if learner is None:
+        learner = Learner(family, config, device, compiled=compiled, compiled_code=compiled_code)
+    weights = learner.parameters
+    average = {name: value.detach().clone() for name, value in weights.items()}
+    best = dict(average)
+    adam = build_optimizer(weights, config)
+    module, optimizer = accelerator.prepare(learner.module, adam)
+    source = BatchSource(cache, family, training_rows, config)
+    validation = source.validation_batches(validation_rows) if config.validate_every and len(validation_rows) else []
 
-    done, facts = 0, {}
-    if checkpoints and (found := checkpoints.newest_valid()):
-        done, state, facts = found
-        _restore(state, parameters, average, optimizer)
-    step, loss_value = done, facts.get("loss", math.nan)
-    first_validation, validation_loss = facts.get("first_validation_loss"), facts.get("validation_loss")
-    if validation and not done and config.validate_every:
-        first_validation = _validate(denoiser, parameters, average, validation, device)
+    def validate() -> float | None:
+        return _validate(learner.module, weights, average, validation, config, device) if validation else None
+
+    def save() -> None:
+        if checkpoints and accelerator.is_main_process:
+            facts.seconds = time.monotonic() - started
+            kept = best if config.keep == "best" and facts.best_step is not None else {}
+            written = dataclasses.asdict(facts) | {"config": config.model_dump(mode="json")}
+            checkpoints.save(step, _state(weights, average, kept, adam), written)
+        accelerator.wait_for_everyone()
+
+    def load() -> bool:
+        nonlocal step, facts, best
+        found = checkpoints.newest_valid() if checkpoints else None
+        if found is None:
+            return False
+        step, state, kept = found
+        _restore(state, weights, average, adam)
+        facts = _Facts(**{field.name: kept[field.name] for field in dataclasses.fields(_Facts)})
+        if facts.best_step is not None and config.keep == "best":
+            best = {name: state[f"best.{name}"].to(device) for name in weights}
+        return True
+
+    step, facts, started = 0, _Facts(), time.monotonic()
+    if load():
+        started -= facts.seconds
+    else:
+        facts.first_validation_loss = validate()
+        save()  # to go back to, and to notice now rather than in an hour that the disk is full
 
     clock, clock_step = time.monotonic(), step
-    started = clock - facts.get("seconds", 0.0)
-    while step < config.steps:
-        learning_rate = config.learning_rate_at(step)
-        for group in optimizer.param_groups:
+    while step < config.steps and not facts.ended:
+        learning_rate = config.learning_rate_at(step) * RATE_AFTER_A_FAULT**facts.faults
+        for group in adam.param_groups:
             group["lr"] = learning_rate
-        batch = [part.to(device) for part in source.batch(step)]
-        with mixed_precision(device):
-            loss = flow_matching_loss(forward, *batch)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.gradient_clip, foreach=True)
-        loss_value = loss.item()
-        if not (math.isfinite(loss_value) and math.isfinite(norm.item())):
-            raise TrainingDiverged(
-                f"step {step + 1}: loss {loss_value}, gradient norm {norm.item()}; nothing was saved. "
-                "Lower fine_tune.learning_rate, or look for broken pictures."
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            decay = config.ema_decay_at(step)
-            torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        step += 1
 
-        due = config.validate_every and (step % config.validate_every == 0 or step == config.steps)
-        validation_loss = _validate(denoiser, parameters, average, validation, device) if validation and due else None
-        if validation_loss is not None and not math.isfinite(validation_loss):
-            raise TrainingDiverged(
-                f"step {step}: validation loss {validation_loss}; nothing was saved. "
-                "Lower fine_tune.learning_rate, or look for broken validation pictures or captions."
-            )
-        stopping = stop is not None and stop()
-        if checkpoints and (step % config.checkpoint_every == 0 or step == config.steps or stopping):
-            facts = {
-                "first_validation_loss": first_validation,
-                "validation_loss": validation_loss,
-                "loss": loss_value,
-                "seconds": time.monotonic() - started,
-                "config": config.model_dump(mode="json"),
-            }
-            checkpoints.save(step, _state(parameters, average, optimizer), facts)
-        if on_step:
+        # The gradient of the mean loss over the whole batch, of which this process works on its part.
+        batch = source.batch(step)
+        mine = batch.part(*(len(batch) * number // processes for number in (rank, rank + 1)))
+        loss = _backward(accelerator, module, mine, config, device, step=step)
+        norm = accelerator.clip_grad_norm_(list(weights.values()), config.gradient_clip)
+        loss_value = accelerator.reduce(loss, "sum").item()
+        fault = _fault(step, loss_value, norm)
+
+        note, validation_loss = None, None
+        if fault is None:
+            optimizer.step()
+            with torch.no_grad():
+                decay = config.ema_decay_at(step)
+                torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
+            step, facts.loss = step + 1, loss_value
+            if validation and (step % config.validate_every == 0 or step == config.steps):
+                validation_loss = validate()
+            fault = _fault_after(step, validation_loss, weights, looked=step % config.checkpoint_every == 0)
+        optimizer.zero_grad(set_to_none=True)
+
+        if fault is not None:
+            faults = facts.faults + 1
+            if faults > _MOST_FAULTS or not load():
+                raise TrainingDiverged(
+                    f"{fault}; nothing was saved. Lower fine_tune.learning_rate, "
+                    "or look for broken pictures or captions."
+                )
+            facts.faults = faults
+            note = f"{fault}: went back to step {step}, learning rate times {RATE_AFTER_A_FAULT**faults:g}"
+            clock, clock_step = time.monotonic(), step
+        elif validation_loss is not None:
+            facts.validation_loss = validation_loss
+            if facts.best_validation_loss is None or validation_loss < facts.best_validation_loss:
+                facts.best_validation_loss, facts.best_step, facts.validations_since_best = validation_loss, step, 0
+                if config.keep == "best":
+                    best = {name: value.clone() for name, value in average.items()}
+            else:
+                facts.validations_since_best += 1
+            if config.early_stop_after and facts.validations_since_best >= config.early_stop_after:
+                facts.ended = step < config.steps
+                note = f"ends early: no better validation since step {facts.best_step}" if facts.ended else None
+
+        stopping = stop is not None and bool(
+            accelerator.reduce(torch.tensor(float(stop()), device=device), "sum").item()
+        )
+        ending = step == config.steps or facts.ended or stopping
+        if ending or (note is None and step % config.checkpoint_every == 0):
+            save()
+        if on_step and accelerator.is_main_process:
             speed = (step - clock_step) * config.batch_size / max(1e-9, time.monotonic() - clock)
-            on_step(StepReport(step, config.steps, loss_value, learning_rate, speed, validation_loss))
+            on_step(StepReport(step, config.steps, loss_value, learning_rate, speed, validation_loss, note))
         if step - clock_step >= 20:
             clock, clock_step = time.monotonic(), step
         if stopping:
             break
 
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(average[name])
-    if config.method == "lora":
-        denoiser = denoiser.merge_and_unload()
-    seconds = time.monotonic() - started
+    keeps_best = config.keep == "best" and facts.best_step is not None
+    layers = learner.finish(best if keeps_best else average)
     return TrainingResult(
-        denoiser.eval(), step, loss_value, first_validation, validation_loss, step * config.batch_size, seconds
+        denoiser=family.denoiser,
+        lora_layers=layers,
+        steps=step,
+        final_loss=facts.loss,
+        first_validation_loss=facts.first_validation_loss,
+        validation_loss=facts.best_validation_loss if keeps_best else facts.validation_loss,
+        best_step=facts.best_step if keeps_best else None,
+        pictures_seen=step * config.batch_size,
+        seconds=time.monotonic() - started,
+        faults=facts.faults,
     )
-
-
-def add_lora(denoiser: Any, config: TrainingConfig) -> Any:
-    """Freeze a denoiser and give its large products low-rank adapters (Hu et al. 2021), by PEFT."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=list(LORA_TARGETS))
-    with torch.random.fork_rng(devices=[]):  # PEFT draws the adapters' first weights on the CPU
-        torch.manual_seed(config.seed)
-        return get_peft_model(denoiser, lora)
 
 
 def build_optimizer(parameters: "dict[str, Any]", config: TrainingConfig) -> "torch.optim.Optimizer":
@@ -291,29 +280,85 @@ def build_optimizer(parameters: "dict[str, Any]", config: TrainingConfig) -> "to
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-def _validate(denoiser: Any, parameters: Any, average: Any, batch: Any, device: "torch.device") -> float:
-    """Loss of the EMA weights on the fixed batch; the training weights are put back afterwards."""
+def _backward(
+    accelerator: Any, module: Any, mine: Batch, config: TrainingConfig, device: "torch.device", *, step: int
+) -> "Tensor":
+    """Add up the gradients of this process' part of a batch, ``micro_batch_size`` pictures at a time.
+
+    Returns:
+        Tensor: this part's share of the mean loss over the whole batch, a scalar.
+    """
     import torch
 
+    at_once = config.micro_batch_size or len(mine)
+    total = torch.zeros((), device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # What a model itself draws, dropout for one, is of this step and process and of nothing that ran before.
+        dice = np.random.default_rng([config.seed, step, accelerator.process_index])
+        torch.manual_seed(int(dice.integers(2**62)))
+        for start in range(0, len(mine), at_once):
+            part = mine.part(start, start + at_once).to(device)
+            last = start + at_once >= len(mine)
+            # Processes exchange gradients once a step, with its last part.
+            with nullcontext() if last else accelerator.no_sync(module):
+                with mixed_precision(device):
+                    loss = module(part, config.batch_size)
+                # Gradients are averaged over the processes, yet each loss is a share of a sum: hence the factor.
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+    return total
+
+
+def _fault(step: int, loss: float, norm: "Tensor") -> str | None:
+    """What is wrong with a step's loss and gradient, if anything; asked before the weights move."""
+    if math.isfinite(loss) and math.isfinite(norm.item()):
+        return None
+    return f"step {step + 1}: loss {loss}, gradient norm {norm.item()}"
+
+
+def _fault_after(step: int, validation_loss: float | None, weights: "dict[str, Tensor]", *, looked: bool) -> str | None:
+    """What is wrong after a step, if anything; the weights are looked at when ``looked``."""
+    import torch
+
+    if validation_loss is not None and not math.isfinite(validation_loss):
+        return f"step {step}: validation loss {validation_loss}"
+    if looked:
+        with torch.no_grad():
+            largest = torch.stack(torch._foreach_norm(list(weights.values()), math.inf))
+        if not largest.isfinite().all():
+            return f"step {step}: weights are not finite"
+    return None
+
+
+def _validate(
+    module: Any, weights: Any, average: Any, batches: list[Batch], config: TrainingConfig, device: "torch.device"
+) -> float:
+    """Mean loss of the EMA weights on fixed batches; the training weights are put back afterwards."""
+    import torch
+
+    count = sum(len(batch) for batch in batches)
+    parts = [
+        batch.part(start, start + at_once)
+        for batch in batches
+        for at_once in [config.micro_batch_size or len(batch)]
+        for start in range(0, len(batch), at_once)
+    ]
     with torch.no_grad():
-        kept = {name: value.detach().clone() for name, value in parameters.items()}
-        for name, value in parameters.items():
+        kept = {name: value.detach().clone() for name, value in weights.items()}
+        for name, value in weights.items():
             value.copy_(average[name])
         try:
-            total, count = 0.0, len(batch[0])
-            for start in range(0, count, 64):
-                part = [values[start : start + 64].to(device) for values in batch]
-                with mixed_precision(device):
-                    total += flow_matching_loss(denoiser, *part).item() * len(part[0])
+            with mixed_precision(device):
+                return sum(module(part.to(device), count).item() for part in parts)
         finally:
-            for name, value in parameters.items():
+            for name, value in weights.items():
                 value.copy_(kept[name])
-    return total / count
 
 
-def _state(parameters: Any, average: Any, optimizer: Any) -> "dict[str, Tensor]":
-    state: dict[str, Any] = {}
-    for name, value in parameters.items():
+def _state(weights: Any, average: Any, best: Any, optimizer: Any) -> "dict[str, Tensor]":
+    """Every tensor that a run needs to go on."""
+    state: dict[str, Any] = {f"best.{name}": value.cpu() for name, value in best.items()}
+    for name, value in weights.items():
         state[f"weights.{name}"] = value.detach().cpu()
         state[f"average.{name}"] = average[name].cpu()
         for key, moment in optimizer.state[value].items():
@@ -321,20 +366,28 @@ def _state(parameters: Any, average: Any, optimizer: Any) -> "dict[str, Tensor]"
     return state
 
 
-def _restore(state: "dict[str, Tensor]", parameters: Any, average: Any, optimizer: Any) -> None:
+def _restore(state: "dict[str, Tensor]", weights: Any, average: Any, optimizer: Any) -> None:
+    """Put a state in place.
+
+    Raises:
+        ValueError: it is of another model.
+    """
     import torch
 
-    for name, value in parameters.items():
+    for name, value in weights.items():
         kept = state.get(f"weights.{name}")
         if kept is None or kept.shape != value.shape:
             raise ValueError(f"the checkpoint is of another model: its {name} differs; remove its folder to start anew")
-    moments = [key.split(".")[1] for key in state if key.startswith("optimizer.")]
+    moments = dict.fromkeys(key.split(".")[1] for key in state if key.startswith("optimizer."))
+    optimizer.state.clear()
     with torch.no_grad():
-        for name, value in parameters.items():
+        for name, value in weights.items():
             value.copy_(state[f"weights.{name}"])
             average[name].copy_(state[f"average.{name}"])
-            optimizer.state[value] = {
+            if moments:
                 # All on the weights' device: there fused AdamW keeps its count of steps, too.
-                key: state[f"optimizer.{key}.{name}"].to(value.device)
-                for key in dict.fromkeys(moments)
-            }
+                optimizer.state[value] = {
+                    key: state[f"optimizer.{key}.{name}"].to(value.device, copy=True)
+                    for key in moments
+                    if f"optimizer.{key}.{name}" in state  # what never gets a gradient has none
+                }

@@ -17,6 +17,7 @@ import pandas as pd
 from genai_assets import durable
 from genai_assets.datasets.decoding import decode, to_square
 from genai_assets.datasets.picture_store import PictureStore
+from genai_assets.diffusion.base_model import training_resolution
 from genai_assets.evaluation.features import PictureFeatures, TextFeatures
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def compute_features(
     if not ids:
         raise ValueError("no pictures to compute features of: the manifest has no row of the wanted styles")
     index = open_feature_index(settings)
-    side = settings.fine_tune.resolution
+    side = training_resolution(settings)
 
     def load(part: Sequence[str]) -> np.ndarray:
         pictures = (decode(store.read(identifier), max_pixels=settings.dataset.max_pixels) for identifier in part)
@@ -322,7 +323,7 @@ def compute_features(
 def open_feature_index(settings: "Settings") -> FeatureIndex:
     """The index of a home folder, for pictures at the training resolution."""
     features = PictureFeatures(resolution=settings.evaluation.feature_resolution)
-    return FeatureIndex(settings.paths.features, features, picture_kind=f"from-{settings.fine_tune.resolution}px")
+    return FeatureIndex(settings.paths.features, features, picture_kind=f"from-{training_resolution(settings)}px")
 
 
 def _ids(table: Any) -> list[str]:

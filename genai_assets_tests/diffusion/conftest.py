@@ -11,6 +11,8 @@ import torch
 
 from genai_assets.diffusion.base_model import load_pipeline
 from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets_tests.diffusion.drawings import drawn_picture, drawn_rows
 from genai_assets_tests.tiny_pipeline import save_tiny_pipeline
@@ -41,10 +43,17 @@ def tiny_pipeline(tiny_base: Path) -> Any:
     return load_pipeline(tiny_base)
 
 
+def fresh(family: Family) -> Family:
+    """The same model with a denoiser of its own, to be trained."""
+    pipeline = copy.copy(family.pipeline)
+    pipeline.transformer = copy.deepcopy(pipeline.transformer)
+    return type(family)(pipeline)
+
+
 @pytest.fixture
-def tiny_denoiser(tiny_pipeline: Any) -> Any:
-    """A fresh copy of the tiny base's denoiser."""
-    return copy.deepcopy(tiny_pipeline.transformer)
+def tiny_family(tiny_pipeline: Any) -> Family:
+    """The tiny base with a fresh copy of its denoiser."""
+    return fresh(family_of(tiny_pipeline))
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +66,12 @@ def rows() -> pd.DataFrame:
 def cache_folder(rows: pd.DataFrame, tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     build_training_cache(
-        rows, drawn_picture, tiny_pipeline, folder, resolution=64, prompt_template="{caption}, {style} style"
+        rows,
+        lambda record_id, size: drawn_picture(record_id),
+        family_of(tiny_pipeline),
+        folder,
+        resolution=64,
+        prompt_template="{caption}, {style} style",
     )
     return folder
 

@@ -19,6 +19,7 @@ from genai_assets.diffusion.base_model import (
     load_pipeline,
     locate_base_model,
     model_facts,
+    native_resolution,
 )
 from genai_assets.diffusion.pretraining import export_embedded_base
 
@@ -76,12 +77,17 @@ def test_a_base_model_that_is_no_folder_is_a_clear_error():
         locate_base_model("some/model")
 
 
+def test_the_native_resolution_is_read_without_the_weights(tiny_base, tmp_path):
+    (tmp_path / "model_index.json").write_text((tiny_base / "model_index.json").read_text())
+    assert native_resolution(str(tmp_path)) == 64
+
+
 def test_a_folder_without_an_index_is_a_clear_error(tmp_path):
     with pytest.raises(BaseModelError, match=r"has no model_index\.json"):
         locate_base_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("index", ['{"_class_name": ', "[]", "{}", '{"_class_name": "FluxPipeline"}'])
+@pytest.mark.parametrize("index", ['{"_class_name": ', "[]", "{}", '{"_class_name": "AudioLDMPipeline"}'])
 def test_a_folder_of_another_family_or_with_a_damaged_index_is_a_clear_error(tmp_path, index):
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(BaseModelError, match=str(tmp_path)):

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from genai_assets import durable
+from genai_assets.diffusion.base_model import load_pipeline
 from genai_assets.diffusion.fine_tuning import fine_tune, training_config
 from genai_assets.settings import FineTuneSettings, SamplingSettings
 
@@ -33,6 +35,7 @@ def test_the_result_is_a_folder_that_stock_diffusers_loads_and_draws_with(tiny_b
     figures = run(tiny_base, cache_folder, tmp_path, plan=settings(method=method))
     model = tmp_path / "model"
     assert sorted(path.name for path in model.iterdir()) == [
+        *(["lora"] if method == "lora" else []),
         "model.json",
         "model_index.json",
         "samples.png",
@@ -116,23 +119,37 @@ def test_the_plan_of_a_run_fits_its_length():
     assert (shortest.warmup_steps, shortest.checkpoint_every, shortest.validate_every) == (0, 1, 1)
 
 
-def test_a_base_of_another_resolution_than_the_cache_is_a_clear_error(tiny_base, cache, rows, tiny_pipeline, tmp_path):
+def test_a_resolution_that_is_not_the_bases_own_is_trained_and_drawn_at(tiny_base, rows, tiny_pipeline, tmp_path):
+    from genai_assets.diffusion import sampling
+    from genai_assets.diffusion.families import family_of
     from genai_assets.diffusion.training_cache import build_training_cache
     from genai_assets_tests.diffusion.drawings import drawn_picture
 
     small = tmp_path / "small"
     small.mkdir()
     build_training_cache(
-        rows[:2],
-        lambda record_id: drawn_picture(record_id)[::2, ::2],
-        tiny_pipeline,
+        rows,
+        lambda record_id, size: drawn_picture(record_id)[::2, ::2],
+        family_of(tiny_pipeline),
         small,
         resolution=32,
         prompt_template="{caption}",
     )
-    with pytest.raises(ValueError, match=r"draws 64 px, but fine_tune\.resolution is 32: set it equal"):
-        run(tiny_base, small, tmp_path)
-    assert list((tmp_path / "model").iterdir()) == []
+    run(tiny_base, small, tmp_path, plan=settings(resolution=32))
+    drawer = sampling.load(tmp_path / "model", device="cpu")
+    (picture,) = drawer.draw(["red disc"], seeds=[1], steps=1, guidance_scale=1)
+    assert picture.size == (32, 32)
+
+
+def test_a_loras_adapters_are_kept_by_themselves_too(tiny_base, cache_folder, tmp_path):
+    from peft import PeftModel
+
+    run(tiny_base, cache_folder, tmp_path, plan=settings(method="lora", lora_rank=3))
+    model = tmp_path / "model"
+    base, merged = load_pipeline(tiny_base).transformer, load_pipeline(model).transformer
+    adapted = PeftModel.from_pretrained(base, str(model / "lora")).merge_and_unload()
+    for name, weight in adapted.state_dict().items():
+        torch.testing.assert_close(weight.bfloat16().float(), merged.state_dict()[name], rtol=0, atol=0, msg=name)
 
 
 def test_an_empty_training_split_is_a_clear_error_that_names_the_style(tiny_base, cache_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import signal
 import warnings
@@ -13,17 +14,16 @@ import pytest
 import torch
 
 from genai_assets import durable
+from genai_assets.diffusion.batches import BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
-from genai_assets.diffusion.config import TrainingConfig
-from genai_assets.diffusion.training import (
-    BatchSource,
-    StepReport,
-    TrainingDiverged,
-    TrainingResult,
-    flow_matching_loss,
-    train,
-)
-from genai_assets.diffusion.training_cache import TrainingCache
+from genai_assets.diffusion.config import Augmentation, TrainingConfig
+from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.families.family import Family
+from genai_assets.diffusion.families.prx import PRXPixel
+from genai_assets.diffusion.learner import Learner
+from genai_assets.diffusion.training import StepReport, TrainingDiverged, TrainingResult, train
+from genai_assets.diffusion.training_cache import DataNotFinite, TrainingCache
+from genai_assets_tests.diffusion.conftest import fresh
 from genai_assets_tests.diffusion.weights import digest_weights
 
 CPU = torch.device("cpu")
@@ -39,9 +39,9 @@ def make_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate(plan | {"checkpoint_every": 1, "validate_every": 2} | changes)
 
 
-def run(denoiser: Any, cache: TrainingCache, config: TrainingConfig, **more: Any) -> TrainingResult:
+def run(family: Family, cache: TrainingCache, config: TrainingConfig, **more: Any) -> TrainingResult:
     return train(
-        copy.deepcopy(denoiser),
+        family if isinstance(family, Stumbling) else fresh(family),
         cache,
         config,
         training_rows=more.pop("training_rows", cache.select("train")),
@@ -54,26 +54,35 @@ def run(denoiser: Any, cache: TrainingCache, config: TrainingConfig, **more: Any
 @pytest.fixture(scope="module")
 def untouched(tiny_pipeline: Any, cache: TrainingCache) -> dict[str, TrainingResult]:
     """What runs give that nothing interrupted, by method."""
-    return {method: run(tiny_pipeline.transformer, cache, make_config(method=method)) for method in ("full", "lora")}
+    return {method: run(family_of(tiny_pipeline), cache, make_config(method=method)) for method in ("full", "lora")}
 
 
-def test_a_training_of_a_few_steps_lowers_the_loss(tiny_denoiser, cache):
+def test_a_training_of_a_few_steps_lowers_the_loss(tiny_family, cache):
     picture = cache.select("train")[:1]
     config = make_config(
-        steps=30, batch_size=8, flip_share=0, prompt_dropout=0, learning_rate=5e-3, decay_share=0, validate_every=0
+        steps=30,
+        batch_size=8,
+        augmentation=Augmentation(flip=0),
+        prompt_dropout=0,
+        learning_rate=5e-3,
+        decay_share=0,
+        validate_every=0,
     )
     losses: list[float] = []
-    run(tiny_denoiser, cache, config, training_rows=picture, on_step=lambda report: losses.append(report.loss))
+    run(tiny_family, cache, config, training_rows=picture, on_step=lambda report: losses.append(report.loss))
     assert len(losses) == 30
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
-def test_the_loss_of_a_perfect_guess_is_zero_and_little_noise_weighs_more():
-    pictures = torch.rand(2, 3, 8, 8) * 2 - 1
-    noise, texts, mask = torch.randn(2, 3, 8, 8), torch.zeros(2, 1, 4), torch.ones(2, 1, dtype=torch.bool)
+def test_the_loss_of_a_perfect_guess_is_zero_and_little_noise_weighs_more(tiny_family):
+    pictures, noise = torch.rand(2, 3, 8, 8) * 2 - 1, torch.randn(2, 3, 8, 8)
+    told = {"embeddings": torch.zeros(2, 1, 4), "mask": torch.ones(2, 1, dtype=torch.bool)}
 
     def loss(guess, sigma):
-        return flow_matching_loss(lambda **_: (guess,), pictures, texts, mask, noise, torch.tensor(sigma)).item()
+        config = make_config()
+        return (
+            tiny_family.losses(lambda **_: (guess,), pictures, noise, torch.tensor(sigma), told, config).mean().item()
+        )
 
     assert loss(pictures, [0.3, 0.9]) == 0
     assert loss(pictures + 1, [1.0, 1.0]) == pytest.approx(1)
@@ -83,7 +92,7 @@ def test_the_loss_of_a_perfect_guess_is_zero_and_little_noise_weighs_more():
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize(("after", "every"), [(1, 1), (3, 1), (4, 1), (4, 3), (5, 1)])
-def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_denoiser, cache, untouched, tmp_path, method, after, every):
+def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_family, cache, untouched, tmp_path, method, after, every):
     config = make_config(method=method, checkpoint_every=every)
 
     def kill(report: StepReport) -> None:
@@ -91,9 +100,9 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_denoiser, cache, unt
             raise Killed
 
     with pytest.raises(Killed):
-        run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=kill)
+        run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=kill)
     reports: list[StepReport] = []
-    result = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
+    result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
     assert digest_weights(result.denoiser) == digest_weights(untouched[method].denoiser)
     assert [report.step for report in reports] == list(range(after - after % every + 1, STEPS + 1))
     figures = ("steps", "final_loss", "first_validation_loss", "validation_loss", "pictures_seen")
@@ -102,7 +111,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_denoiser, cache, unt
 
 @pytest.mark.parametrize("dies", ["between two steps", "while it writes a checkpoint"])
 def test_a_run_whose_process_is_killed_goes_on_to_the_very_same_weights(
-    tiny_denoiser, cache, untouched, tmp_path, monkeypatch, dies
+    tiny_family, cache, untouched, tmp_path, monkeypatch, dies
 ):
     """A fork, not a new interpreter: importing torch once more takes longer than all the rest."""
     config = make_config()
@@ -119,183 +128,248 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_very_same_weights(
             if dies == "while it writes a checkpoint":
                 saved: list[Path] = []
                 monkeypatch.setattr(durable, "sync_tree", lambda path: die() if saved else saved.append(path))
-                run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path))
+                run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
             else:
-                run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=die)
+                run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=die)
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     left = sorted(path.name[:14] for path in tmp_path.iterdir())
-    assert left == ([".step-00000002"] if dies == "while it writes a checkpoint" else []) + ["step-00000001"]
+    writing = [".step-00000001"] if dies == "while it writes a checkpoint" else ["step-00000001"]
+    assert left == sorted([*writing, "step-00000000"])
 
     reports: list[StepReport] = []
-    result = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
-    assert [report.step for report in reports] == [2, 3, 4, 5]
+    result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
+    first = 1 if dies == "while it writes a checkpoint" else 2
+    assert [report.step for report in reports] == list(range(first, STEPS + 1))
     assert digest_weights(result.denoiser) == digest_weights(untouched["full"].denoiser)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
 
 
 def test_a_run_asked_to_stop_writes_a_checkpoint_and_goes_on_to_the_very_same_weights(
-    tiny_denoiser, cache, untouched, tmp_path
+    tiny_family, cache, untouched, tmp_path
 ):
     config = make_config(checkpoint_every=100)
     steps = iter([False, True])
-    stopped = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path), stop=lambda: next(steps))
+    stopped = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), stop=lambda: next(steps))
     assert stopped.steps == 2
-    result = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path))
+    result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
     assert digest_weights(result.denoiser) == digest_weights(untouched["full"].denoiser)
     assert result.seconds > stopped.seconds, "the time before the stop counts as well"
 
 
-def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(tiny_denoiser, cache, untouched, tmp_path):
+def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(tiny_family, cache, untouched, tmp_path):
     config = make_config()
     steps = iter([False, False, False, True])
-    run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path), stop=lambda: next(steps))
+    run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), stop=lambda: next(steps))
     state = tmp_path / "step-00000004" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-1000])
-    result = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path))
+    result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
     assert digest_weights(result.denoiser) == digest_weights(untouched["full"].denoiser)
 
 
-def test_a_lora_training_is_the_same_whatever_was_drawn_before_it(tiny_denoiser, cache, untouched):
+def test_a_lora_training_is_the_same_whatever_was_drawn_before_it(tiny_family, cache, untouched):
     torch.manual_seed(99)
-    result = run(tiny_denoiser, cache, make_config(method="lora"))
+    result = run(tiny_family, cache, make_config(method="lora"))
     assert digest_weights(result.denoiser) == digest_weights(untouched["lora"].denoiser)
 
 
-def test_another_seed_is_another_training(tiny_denoiser, cache, untouched):
-    result = run(tiny_denoiser, cache, make_config(seed=1))
+def test_another_seed_is_another_training(tiny_family, cache, untouched):
+    result = run(tiny_family, cache, make_config(seed=1))
     assert digest_weights(result.denoiser) != digest_weights(untouched["full"].denoiser)
 
 
-def test_a_merged_lora_leaves_a_plain_denoiser(tiny_denoiser, untouched):
-    merged = untouched["lora"].denoiser
-    assert type(merged) is type(tiny_denoiser)
-    assert merged.state_dict().keys() == tiny_denoiser.state_dict().keys()
-    assert digest_weights(merged) != digest_weights(tiny_denoiser)
+def test_a_merged_lora_leaves_a_plain_denoiser(tiny_family, untouched):
+    merged, before = untouched["lora"].denoiser, tiny_family.denoiser
+    assert type(merged) is type(before)
+    assert merged.state_dict().keys() == before.state_dict().keys()
+    assert digest_weights(merged) != digest_weights(before)
 
 
-def test_a_checkpoint_of_another_model_is_a_clear_error(tiny_denoiser, cache, tmp_path):
-    run(tiny_denoiser, cache, make_config(steps=1), checkpoints=CheckpointFolder(tmp_path))
+def test_a_checkpoint_of_another_model_is_a_clear_error(tiny_family, cache, tmp_path):
+    run(tiny_family, cache, make_config(steps=1), checkpoints=CheckpointFolder(tmp_path))
     with pytest.raises(ValueError, match="of another model"):
-        run(tiny_denoiser, cache, make_config(method="lora"), checkpoints=CheckpointFolder(tmp_path))
+        run(tiny_family, cache, make_config(method="lora"), checkpoints=CheckpointFolder(tmp_path))
 
 
-def test_weights_that_run_away_are_noticed_in_the_step_they_do(tiny_denoiser, cache, tmp_path):
+def test_weights_that_run_away_are_noticed_in_the_step_they_do(tiny_family, cache, tmp_path):
     with torch.no_grad():
-        for weight in tiny_denoiser.parameters():
+        for weight in tiny_family.denoiser.parameters():
             weight.mul_(1e20)
     with pytest.raises(TrainingDiverged, match=r"step 1: loss (inf|nan).*Lower fine_tune\.learning_rate"):
-        run(tiny_denoiser, cache, make_config(validate_every=0), checkpoints=CheckpointFolder(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+        run(tiny_family, cache, make_config(validate_every=0), checkpoints=CheckpointFolder(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"], "where it went back to, once"
 
 
-def test_the_highest_learning_rate_never_leaves_what_is_not_a_number(tiny_denoiser, cache):
+class Stumbling(PRXPixel):
+    """Its loss is not a number at the named calls of a training step."""
+
+    calls = 0
+    stumbles_at: tuple[int, ...] = ()
+
+    def losses(self, *arguments: Any) -> torch.Tensor:
+        found = super().losses(*arguments)
+        if not torch.is_grad_enabled():
+            return found
+        self.calls += 1
+        return found * math.nan if self.calls in self.stumbles_at else found
+
+
+def stumbling(family: Family, *calls: int) -> Stumbling:
+    made = Stumbling(fresh(family).pipeline)
+    made.stumbles_at = calls
+    return made
+
+
+def test_a_run_that_stumbles_once_goes_back_and_on_with_half_the_rate(tiny_family, cache, tmp_path):
+    reports: list[StepReport] = []
+    config = make_config(checkpoint_every=2, warmup_steps=0, decay_share=0)
+    result = train(
+        stumbling(tiny_family, 4),
+        cache,
+        config,
+        training_rows=cache.select("train"),
+        validation_rows=cache.select("validation"),
+        device=CPU,
+        checkpoints=CheckpointFolder(tmp_path),
+        on_step=reports.append,
+    )
+    assert [report.step for report in reports] == [1, 2, 3, 2, 3, 4, 5]
+    assert [report.learning_rate for report in reports] == [3e-3] * 4 + [1.5e-3] * 3
+    assert "loss nan" in str(reports[3].note) and "went back to step 2" in str(reports[3].note)
+    assert result.faults == 1 and result.steps == STEPS
+    assert all(weight.isfinite().all() for weight in result.denoiser.parameters())
+
+
+def test_a_run_that_stumbled_and_was_killed_ends_as_if_it_had_not_been_killed(tiny_family, cache, tmp_path):
+    def go(place: Path, *calls: int, die_after: int | None = None) -> TrainingResult:
+        def die(report: StepReport) -> None:
+            if report.step == die_after:
+                raise Killed
+
+        return run(
+            stumbling(tiny_family, *calls),
+            cache,
+            make_config(checkpoint_every=2),
+            checkpoints=CheckpointFolder(place),
+            on_step=die,
+        )
+
+    whole = go(tmp_path / "whole", 4)
+    with pytest.raises(Killed):
+        go(tmp_path / "killed", 4, die_after=4)
+    resumed = go(tmp_path / "killed")
+    assert digest_weights(resumed.denoiser) == digest_weights(whole.denoiser)
+    assert resumed.faults == 1, "the lower rate is remembered"
+
+
+def test_a_run_that_stumbles_twice_ends(tiny_family, cache, tmp_path):
+    with pytest.raises(TrainingDiverged, match="step 4: loss nan"):
+        run(
+            stumbling(tiny_family, 4, 6), cache, make_config(checkpoint_every=2), checkpoints=CheckpointFolder(tmp_path)
+        )
+
+
+def test_without_checkpoints_there_is_nothing_to_go_back_to(tiny_family, cache):
+    with pytest.raises(TrainingDiverged, match="step 2: loss nan"):
+        run(stumbling(tiny_family, 2), cache, make_config())
+
+
+def test_the_highest_learning_rate_never_leaves_what_is_not_a_number(tiny_family, cache):
     config = make_config(learning_rate=1.0, warmup_steps=0, gradient_clip=1e30, steps=8)
-    result = run(tiny_denoiser, cache, config)
+    result = run(tiny_family, cache, config)
     assert all(weight.isfinite().all() for weight in result.denoiser.parameters())
 
 
 @pytest.mark.parametrize("broken", ["training", "validation"])
-def test_a_training_that_diverges_says_so_and_saves_nothing(tiny_denoiser, cache, tmp_path, broken):
-    embeddings = np.array(cache.embeddings)
+def test_data_that_is_not_finite_ends_a_run_at_once_and_is_named(tiny_family, cache, tmp_path, broken):
+    embeddings = np.array(cache.conditions["embeddings"])
     hurt = cache.select("train" if broken == "training" else "validation")
     embeddings[[number for row in hurt for number in cache.rows["prompts"][row]]] = np.nan
-    hurt_cache = dataclasses.replace(cache, embeddings=embeddings)
-    with pytest.raises(TrainingDiverged, match="nothing was saved"):
+    hurt_cache = dataclasses.replace(cache, conditions={**cache.conditions, "embeddings": embeddings})
+    with pytest.raises(DataNotFinite, match="plain style"):
         run(
-            tiny_denoiser,
+            tiny_family,
             hurt_cache,
             make_config(validate_every=1 if broken == "validation" else 0, prompt_dropout=0),
             checkpoints=CheckpointFolder(tmp_path),
         )
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stand_in_for_the_denoiser_that_shares_its_weights_trains_it_alike(tiny_denoiser, cache, untouched):
-    denoiser, calls = copy.deepcopy(tiny_denoiser), []
-
-    def stand_in(**inputs: Any) -> Any:
-        calls.append(len(inputs["timestep"]))
-        return denoiser(**inputs)
-
-    rows, validation = cache.select("train"), cache.select("validation")
-    result = train(
-        denoiser, cache, make_config(), training_rows=rows, validation_rows=validation, device=CPU, forward=stand_in
-    )
-    assert calls == [4] * STEPS
-    assert digest_weights(result.denoiser) == digest_weights(untouched["full"].denoiser)
+def test_a_run_can_end_with_the_weights_of_its_best_validation(tiny_family, cache, tmp_path):
+    reports: list[StepReport] = []
+    config = make_config(steps=8, validate_every=1, keep="best", learning_rate=0.3, warmup_steps=0, ema_decay=0)
+    result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
+    losses = [report.validation_loss or math.inf for report in reports]
+    assert losses.index(min(losses)) + 1 == result.best_step < 8, "at such a rate later steps make it worse"
+    assert result.validation_loss == min(losses)
+    again = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
+    assert digest_weights(again.denoiser) == digest_weights(result.denoiser), "kept in the checkpoint, too"
+    last = run(tiny_family, cache, config.model_copy(update={"keep": "last"}))
+    assert digest_weights(last.denoiser) != digest_weights(result.denoiser)
 
 
-def test_a_lora_with_a_denoiser_that_was_compiled_without_it_is_a_clear_error(tiny_denoiser, cache):
-    with pytest.raises(ValueError, match="LoRA cannot be trained through a denoiser that was compiled"):
-        run(tiny_denoiser, cache, make_config(method="lora"), forward=tiny_denoiser)
+def test_a_run_ends_early_when_validation_gets_no_better_and_stays_ended(tiny_family, cache, tmp_path):
+    reports: list[StepReport] = []
+    config = make_config(steps=50, validate_every=1, early_stop_after=2, learning_rate=0.3, warmup_steps=0, ema_decay=0)
+    result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
+    assert result.steps == len(reports) < 50
+    assert "ends early" in str(reports[-1].note)
+    again = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
+    assert again.steps == result.steps == len(reports), "asked again, it trains no further"
 
 
-def test_no_training_pictures_is_a_clear_error(tiny_denoiser, cache):
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tiny_family, cache):
+    config = make_config(steps=1, batch_size=6, validate_every=0)
+    source = BatchSource(cache, tiny_family, cache.select("train"), config)
+    batch = source.batch(0)
+    gradients = []
+    for at_once in (6, 4, 1):
+        learner = Learner(fresh(tiny_family), config, CPU)
+        for start in range(0, 6, at_once):
+            learner.module(batch.part(start, start + at_once), 6).backward()
+        gradients.append([weight.grad for weight in learner.parameters.values()])
+    for other in gradients[1:]:
+        for one, two in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_the_text_encoder_learns_along_when_asked_and_only_then(tiny_family, cache):
+    def encoder() -> dict[str, str]:
+        return digest_weights(tiny_family.pipeline.text_encoder)
+
+    before = encoder()
+    run(tiny_family, cache, make_config(steps=1))
+    assert encoder() == before
+    tiny_family.pipeline.text_encoder = copy.deepcopy(tiny_family.pipeline.text_encoder)
+    run(tiny_family, cache, make_config(steps=1, train_text_encoder=True))
+    assert encoder() != before
+
+
+def test_a_lora_and_the_text_encoder_at_once_are_a_clear_error(tiny_family, cache):
+    with pytest.raises(ValueError, match=r"train_text_encoder to false, or fine_tune\.method to 'full'"):
+        run(tiny_family, cache, make_config(method="lora", train_text_encoder=True))
+
+
+def test_a_weighting_that_the_family_does_not_know_is_a_clear_error(tiny_family, cache):
+    with pytest.raises(ValueError, match=r"min_snr.*PRX pixel"):
+        run(tiny_family, cache, make_config(loss_weighting="min_snr"))
+
+
+def test_no_training_pictures_is_a_clear_error(tiny_family, cache):
     with pytest.raises(ValueError, match="training split is empty"):
-        run(tiny_denoiser, cache, make_config(), training_rows=np.array([], dtype=int))
+        run(tiny_family, cache, make_config(), training_rows=np.array([], dtype=int))
 
 
-def test_without_validation_pictures_there_is_no_validation_loss(tiny_denoiser, cache):
-    result = run(tiny_denoiser, cache, make_config(steps=2), validation_rows=np.array([], dtype=int))
+def test_without_validation_pictures_there_is_no_validation_loss(tiny_family, cache):
+    result = run(tiny_family, cache, make_config(steps=2), validation_rows=np.array([], dtype=int))
     assert result.first_validation_loss is None and result.validation_loss is None
 
 
-def test_a_batch_depends_on_seed_and_step_alone(cache):
-    config = make_config(batch_size=8)
-    rows = cache.select("train")
-    forwards = [BatchSource(cache, rows, config).batch(step) for step in (0, 1, 2)]
-    source = BatchSource(cache, rows, config)
-    backwards = [source.batch(step) for step in (2, 1, 0)][::-1]
-    for one, other in zip(forwards, backwards, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert not torch.equal(forwards[0][3], forwards[1][3])
-
-
-def test_a_batch_has_the_promised_shapes_and_ranges(cache):
-    pictures, embeddings, mask, noise, sigma = BatchSource(cache, cache.select("train"), make_config()).batch(0)
-    assert pictures.shape == noise.shape == (4, 3, 64, 64)
-    assert pictures.min() >= -1 and pictures.max() <= 1
-    assert embeddings.shape[:2] == mask.shape == (4, 20)
-    assert mask.dtype == torch.bool
-    assert sigma.shape == (4,) and sigma.min() > 0 and sigma.max() < 1
-
-
-def test_a_mirrored_picture_is_mirrored_left_to_right_and_the_cache_stays_as_it_is(cache):
-    row = cache.select("train")[:1]
-    before = durable.digest_bytes(cache.pictures.tobytes())
-    plain = BatchSource(cache, row, make_config(flip_share=0)).batch(0)[0][0]
-    mirrored = BatchSource(cache, row, make_config(flip_share=1)).batch(0)[0][0]
-    assert torch.equal(mirrored, plain.flip(-1))
-    assert not torch.equal(mirrored, plain)
-    assert durable.digest_bytes(cache.pictures.tobytes()) == before
-
-
-def test_dropped_prompts_are_the_empty_prompt(cache):
-    embeddings, mask = BatchSource(cache, cache.select("train"), make_config(prompt_dropout=0.999)).batch(0)[1:3]
-    assert torch.equal(embeddings, torch.from_numpy(cache.embeddings[[0] * 4]).float())
-    assert torch.equal(mask, torch.from_numpy(cache.mask[[0] * 4]))
-
-
-def test_variants_are_drawn_as_seldom_as_they_weigh(cache):
-    rows = cache.select("train")
-    source = BatchSource(cache, rows, make_config())
-    variants = cache.rows["id"].iloc[rows].str.startswith("green").to_numpy()
-    assert source.chances.sum() == pytest.approx(1)
-    assert source.chances[variants] == pytest.approx(source.chances[~variants][0] * 0.15)
-
-
-def test_both_forms_of_a_prompt_are_drawn_and_the_plain_one_half_of_the_time():
-    picks = [BatchSource._pick([7, 8, 9], chance) for chance in np.linspace(0, 0.999, 1000)]
-    assert {number: picks.count(number) for number in (7, 8, 9)} == pytest.approx({7: 500, 8: 250, 9: 250}, abs=2)
-    assert BatchSource._pick([7], 0.9) == 7
-
-
-def test_checkpoint_figures_reach_a_run_that_had_nothing_left_to_do(tiny_denoiser, cache, tmp_path: Path):
+def test_checkpoint_figures_reach_a_run_that_had_nothing_left_to_do(tiny_family, cache, tmp_path: Path):
     config = make_config()
-    first = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path))
-    again = run(tiny_denoiser, cache, config, checkpoints=CheckpointFolder(tmp_path))
+    first = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
+    again = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
     assert np.isfinite(again.final_loss)
     assert (again.final_loss, again.validation_loss) == (first.final_loss, first.validation_loss)
     assert digest_weights(again.denoiser) == digest_weights(first.denoiser)
