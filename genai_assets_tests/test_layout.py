@@ -27,8 +27,19 @@ ROOMS = {
     "evidently": ("monitoring/drift.py",),
     "great_expectations": ("datasets/expectations.py",),
     "mlflow": ("registry/",),
+    "optuna": ("diffusion/tuning/study.py",),
 }
-HEAVY = ("diffusers", "evidently", "great_expectations", "lancedb", "mlflow", "sklearn", "torch", "transformers")
+HEAVY = (
+    "diffusers",
+    "evidently",
+    "great_expectations",
+    "lancedb",
+    "mlflow",
+    "optuna",
+    "sklearn",
+    "torch",
+    "transformers",
+)
 
 TOP_LEVEL = [
     "pyproject.toml",
