@@ -50,7 +50,7 @@ REGISTRIES = [
 ]
 
 # Too dear to run here (the whole graph, drawing, servers) or run by other tests; parsed only.
-NOT_RUN = ("make", "genai demo", "genai prepare", "genai generate", "dagster job execute", "dagster dev")
+NOT_RUN = ("make", "genai demo", "genai prepare", "genai generate", "genai tune", "dagster job execute", "dagster dev")
 PARSED_HERE = ("export", "mkdir", "curl", "python -c")
 
 
@@ -242,7 +242,7 @@ def test_the_cheap_commands_of_the_readme_run_in_their_order(environment: dict[s
 
 
 def test_every_command_that_a_page_shows_is_run_or_decided_upon():
-    run_here = ("genai data", "genai settings", "genai --help", "dagster asset")
+    run_here = ("genai data", "genai models", "genai settings", "genai --help", "dagster asset")
     odd = [
         line for line in map(shlex.join, commands(*PAGES)) if not line.startswith((*run_here, *NOT_RUN, *PARSED_HERE))
     ]
@@ -391,7 +391,7 @@ def described_settings(model: type[BaseModel], prefix: str = "") -> dict[str, tu
     found: dict[str, tuple[str, str]] = {}
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= described_settings(field.annotation, f"{name}.")
+            found |= described_settings(field.annotation, f"{prefix}{name}.")
         else:
             found[prefix + name] = (default_in_words(field), range_in_words(field))
     return found
@@ -410,7 +410,7 @@ def range_in_words(field: FieldInfo) -> str:
         words = [f'`"{kind}"`' for kind in kinds]
         return f"{', '.join(words[:-1])} or {words[-1]}"
     if get_origin(field.annotation) is tuple:
-        return "list of texts"
+        return "list of paths" if Path in get_args(field.annotation) else "list of texts"
     kind = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", Path: "path"}[kinds[0]]
     signs = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ ", "multiple_of": "multiple of "}
     bounds = {
