@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genai_assets.diffusion.attention import training_attention
 from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.config import TrainingConfig
@@ -142,6 +143,7 @@ def train(
     """
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import broadcast
 
     # Some weights never get a gradient: a last block's prompt branch, a text encoder's last layer.
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -160,7 +162,11 @@ def train(
     validation = source.validation_batches(validation_rows) if config.validate_every and len(validation_rows) else []
 
     def validate() -> float | None:
-        return _validate(learner.module, weights, average, validation, config, device) if validation else None
+        if not validation:
+            return None
+        loss = _validate(learner.module, weights, average, validation, config, device)
+        # The first process' word: devices may differ in the last bit, yet all must decide alike.
+        return broadcast(torch.tensor(loss, dtype=torch.float64, device=device)).item()
 
     def save() -> None:
         if checkpoints and accelerator.is_main_process:
@@ -183,7 +189,9 @@ def train(
         return True
 
     step, facts, started = 0, _Facts(), time.monotonic()
-    if load():
+    resumed = load()
+    accelerator.wait_for_everyone()  # else a late process would take the checkpoint saved below for an earlier run's
+    if resumed:
         started -= facts.seconds
     else:
         facts.first_validation_loss = validate()
@@ -292,7 +300,8 @@ def _backward(
 
     at_once = config.micro_batch_size or len(mine)
     total = torch.zeros((), device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    own_dice = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with own_dice, training_attention(device):
         # What a model itself draws, dropout for one, is of this step and process and of nothing that ran before.
         dice = np.random.default_rng([config.seed, step, accelerator.process_index])
         torch.manual_seed(int(dice.integers(2**62)))
