@@ -1,15 +1,105 @@
 """Attention written as two matrix products, for training in bf16 on a CPU.
 
 The CPU backward of ``scaled_dot_product_attention`` in bf16 falls apart into tens of thousands of tiny products; the
-same mathematics written out runs as a few large ones. On a GPU, and for drawing, the stock processor is the better one.
+same mathematics written out runs as a few large ones. On a GPU, and for drawing, the stock attention is the better one.
+``training_attention`` does this for every model that calls torch's function, as diffusers' and transformers' do.
 """
 
+import contextlib
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+# With more pairs of tokens than these the scores no longer fit in a CPU's caches, and the stock attention, which never
+# writes them down, is faster in spite of its backward pass.
+MOST_PAIRS = 512 * 512
+
+
+def training_attention(device: "torch.device") -> contextlib.AbstractContextManager[Any]:
+    """Attention that trains fastest on a device, while this is entered: around the forward and the backward pass.
+
+    On a CPU calls of ``scaled_dot_product_attention`` are answered by :func:`explicit_attention` where that is faster:
+    in bf16, when a gradient is wanted and the scores are few. Elsewhere, and for all other calls, nothing changes.
+    Compiled models take it up, too. The backward pass is inside because gradient checkpointing calculates there again.
+    """
+    return _explicit_where_faster() if device.type == "cpu" else contextlib.nullcontext()
+
+
+@functools.cache
+def _explicit_where_faster() -> contextlib.AbstractContextManager[Any]:
+    """Made once: compiled code is for one mode, and would be compiled anew for another."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    stock = torch.nn.functional.scaled_dot_product_attention
+
+    class ExplicitWhereFaster(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is stock and _is_faster_written_out(*args, **kwargs):
+                return explicit_attention(*args, **kwargs)
+            return func(*args, **kwargs)
+
+    return ExplicitWhereFaster()
+
+
+def _is_faster_written_out(
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    attn_mask: "Tensor | None" = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    """Whether :func:`explicit_attention` can answer this call of the stock function, and faster."""
+    import torch
+
+    tensors = (query, key, value)
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    half = autocast or all(tensor.dtype == torch.bfloat16 for tensor in tensors)
+    few = query.shape[-2] * key.shape[-2] <= MOST_PAIRS
+    return learns and half and few and not (dropout_p or is_causal or enable_gqa)
+
+
+def explicit_attention(
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    attn_mask: "Tensor | None" = None,
+    *,
+    scale: float | None = None,
+    **_: Any,
+) -> "Tensor":
+    """``softmax(query key^T scale + mask) value``, as two matrix products.
+
+    Args:
+        query: [..., L, D].
+        key: [..., S, D].
+        value: [..., S, E].
+        attn_mask: to be broadcast to [..., L, S]: added, or, if bool, true where a key has a say.
+        scale: of the scores; one over the square root of D when None.
+
+    Returns:
+        Tensor: [..., L, E].
+    """
+    import torch
+
+    scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scale is None else scale), key.transpose(-1, -2))
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(
+                ~attn_mask, torch.finfo(scores.dtype).min
+            )
+        scores = scores + attn_mask.to(scores.dtype)
+    return torch.matmul(scores.softmax(dim=-1), value)
 
 
 def rotate(tokens: "Tensor", rotation: "Tensor") -> "Tensor":
@@ -75,9 +165,3 @@ class ExplicitPRXAttention:
             scores = scores + hidden[:, None, None, :]
         mixed = torch.matmul(scores.softmax(dim=-1), value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-
-
-def use_fastest_for_training(denoiser: Any, device: "torch.device") -> None:
-    """Give a PRX denoiser explicit attention on a CPU; leave it as it is elsewhere."""
-    if device.type == "cpu":
-        denoiser.set_attn_processor(ExplicitPRXAttention())

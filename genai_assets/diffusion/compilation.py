@@ -30,11 +30,12 @@ def compile_denoiser(denoiser: Any, cache: Path | None = None) -> Any:
     """A compiled denoiser that shares the weights of ``denoiser``; compiled at its first call.
 
     Args:
-        denoiser: a transformer.
+        denoiser: a UNet or transformer.
         cache: keep the compiled code here, so that the next run starts at once.
     """
     import torch
 
     if cache is not None:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-    return torch.compile(denoiser)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)  # importing diffusers has set torch's own default by now
+    # With convolutions laid out anew, torch 2.13 compiles a UNet whose upsamplers pass no gradient on (on a CPU).
+    return torch.compile(denoiser, options={"layout_optimization": False})
