@@ -178,7 +178,13 @@ class Family(ABC):
         """Bring the whole pipeline to a device and into a dtype. A family keeps parts in fp32 that need it."""
         self.pipeline.to(device, dtype)
 
-    @abstractmethod
+    def drawing_arguments(self, count: int, guidance_scale: float) -> dict[str, Any]:
+        """What the stock pipeline must be told to draw ``count`` pictures with this guidance, 1 being none.
+
+        A family overrides this where its pipeline's words or defaults differ.
+        """
+        return {"guidance_scale": guidance_scale}
+
     def draw(
         self,
         prompts: Sequence[str],
@@ -189,7 +195,7 @@ class Family(ABC):
         side: int,
         on_step: Callable[[int], None],
     ) -> "list[Image.Image]":
-        """Draw one batch: what the stock pipeline draws for the same prompts and seeds.
+        """Draw one batch with the stock pipeline, as :meth:`drawing_arguments` says.
 
         Args:
             prompts: one batch.
@@ -202,6 +208,23 @@ class Family(ABC):
         Returns:
             list: RGB pictures.
         """
+        import torch
+
+        def step_ended(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            on_step(min(step + 1, steps))  # some noise schedulers call the denoiser more often than they were asked to
+            return tensors
+
+        self.pipeline.set_progress_bar_config(disable=True)
+        return self.pipeline(
+            list(prompts),
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            # On the CPU, one a picture: neither the device nor the batch changes what a seed draws.
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            callback_on_step_end=step_ended,
+            **self.drawing_arguments(len(prompts), guidance_scale),
+        ).images
 
     # Saving
 

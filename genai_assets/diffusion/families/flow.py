@@ -4,7 +4,7 @@ Belongs here: what is the same from family to family. What is peculiar to one is
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from genai_assets.diffusion.config import TrainingConfig
@@ -12,7 +12,6 @@ from genai_assets.diffusion.families.family import Family
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor
 
 TIMESTEPS_PER_SIGMA = 1000
@@ -144,37 +143,5 @@ class LatentFlowFamily(FlowFamily):
         return (latents.float() - (autoencoder.config.get("shift_factor") or 0.0)) * autoencoder.config.scaling_factor
 
     def drawing_arguments(self, count: int, guidance_scale: float) -> dict[str, Any]:
-        """What the stock pipeline must be told to draw ``count`` pictures with this guidance, 1 being none.
-
-        A family overrides this where its pipeline's words or defaults differ.
-        """
-        return {"guidance_scale": guidance_scale, "max_sequence_length": self.prompt_tokens}
-
-    def draw(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        steps: int,
-        guidance_scale: float,
-        side: int,
-        on_step: Callable[[int], None],
-    ) -> "list[Image.Image]":
-        """Draw one batch with the stock pipeline, as :meth:`drawing_arguments` says."""
-        import torch
-
-        def step_ended(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            on_step(min(step + 1, steps))  # some noise schedulers call the denoiser more often than they were asked to
-            return tensors
-
-        self.pipeline.set_progress_bar_config(disable=True)
-        return self.pipeline(
-            list(prompts),
-            height=side,
-            width=side,
-            num_inference_steps=steps,
-            # On the CPU, one a picture: neither the device nor the batch changes what a seed draws.
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            callback_on_step_end=step_ended,
-            **self.drawing_arguments(len(prompts), guidance_scale),
-        ).images
+        """Prompts as long as in training, too."""
+        return {**super().drawing_arguments(count, guidance_scale), "max_sequence_length": self.prompt_tokens}

@@ -5,7 +5,7 @@ another kind: ``stable_diffusion_3``.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from genai_assets.diffusion.families.family import Conditions, Family
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -157,37 +156,6 @@ class StableDiffusion(Family):
     @property
     def _predicts_velocity(self) -> bool:
         return self.noise_schedule.config["prediction_type"] == "v_prediction"
-
-    # Drawing
-
-    def draw(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        steps: int,
-        guidance_scale: float,
-        side: int,
-        on_step: Callable[[int], None],
-    ) -> "list[Image.Image]":
-        """Draw one batch with the stock pipeline."""
-        import torch
-
-        def step_ended(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            on_step(min(step + 1, steps))  # some noise schedulers call the UNet more often than they were asked to
-            return tensors
-
-        self.pipeline.set_progress_bar_config(disable=True)
-        return self.pipeline(
-            list(prompts),
-            height=side,
-            width=side,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            # On the CPU, one a picture: neither the device nor the batch changes what a seed draws.
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            callback_on_step_end=step_ended,
-        ).images
 
 
 class StableDiffusionXL(StableDiffusion):
