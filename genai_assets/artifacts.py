@@ -54,13 +54,18 @@ class Artifact:
             raise FileNotFoundError(f"artifact {self.kind}/{self.fingerprint} has no file {name!r}")
         return path
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file by its name, as written when the artifact was finished."""
+        return _read_receipt(self.path)["digests"]
+
     def verify(self) -> None:
         """Compare every file with the digests written when the artifact was finished.
 
         Raises:
             ValueError: a file is missing, changed or was added; the message names it and the mend.
         """
-        expected = json.loads((self.path / _RECEIPT).read_text())["digests"]
+        expected = self.digests
         found = {name: digest for name, digest in durable.digest_tree(self.path).items() if name != _RECEIPT}
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if odd:
@@ -68,6 +73,15 @@ class Artifact:
                 f"{self.path} was changed after it was finished ({', '.join(odd[:5])}); "
                 "remove the folder and run the stage again"
             )
+
+
+def data_version_of(folder: Path) -> str:
+    """Data version of the finished artifact in a folder."""
+    return _read_receipt(folder)["data_version"]
+
+
+def _read_receipt(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _RECEIPT).read_text())
 
 
 class ArtifactStore:

@@ -166,6 +166,7 @@ _TOLD = {
     "image_features": ("pictures", "captions"),
     "splits": ("records",),
     "base_model": ("family", "parameters"),
+    "fine_tuned_autoencoder": ("family",),
     "training_cache": ("pictures", "prompts"),
     "hyperparameter_study": ("trials", "pruned", "failed", "current_validation_loss", "best_validation_loss"),
     "fine_tuned_model": ("model_version", "steps", "validation_loss"),

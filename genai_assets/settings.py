@@ -8,7 +8,7 @@ is ``genai.toml`` in the working folder, or the one that ``GENAI_CONFIG`` names.
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
@@ -83,7 +83,7 @@ class FineTuneSettings(_Section):
         default=None, ge=16, le=2048, multiple_of=8, description="Pixels a side; not set: the base model's own."
     )
     aspect_buckets: bool = Field(default=False, description="Keep the pictures' aspects instead of padding to squares.")
-    max_minutes: float = Field(default=5.0, gt=0, description="Wall-clock budget of training.")
+    max_minutes: float = Field(default=5.0, gt=0, description="Wall-clock budget of training, estimated at the start.")
     max_steps: int | None = Field(
         default=None, ge=1, description="Step budget; whichever budget ends first ends training."
     )
@@ -99,6 +99,12 @@ class FineTuneSettings(_Section):
         default=None, description="Of the logit-normal noise levels; not set: the family's."
     )
     level_std: float | None = Field(default=None, gt=0)
+    min_snr_gamma: float = Field(default=5.0, gt=0)
+    warmup_steps: int = Field(default=20, ge=0, description="At most a tenth of all steps.")
+    decay_share: float = Field(default=0.5, ge=0, le=1, description="The last share of steps, in which the rate falls.")
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.98, ge=0, lt=1)
+    checkpoints_kept: int = Field(default=2, ge=1)
     prompt_dropout: float = Field(default=0.1, ge=0, lt=1, description="Share trained with the empty prompt.")
     augmentation: Augmentation = Augmentation()
     latent_variants: int = Field(
@@ -115,7 +121,7 @@ class FineTuneSettings(_Section):
     )
     keep: Literal["last", "best"] = Field(default="last", description="best: the weights of the best validation.")
     early_stop_after: int = Field(default=0, ge=0, description="Validations without a new best; 0: never.")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     prompt_template: str = "{caption}, {style} style"
 
     @field_validator("prompt_template")
@@ -128,6 +134,14 @@ class FineTuneSettings(_Section):
         if "CAPTION" not in filled:
             raise ValueError("must contain {caption}")
         return template
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.method == "lora" and self.train_text_encoder:
+            raise ValueError("train_text_encoder needs method 'full': a LoRA is of the denoiser alone")
+        if self.batch_size < self.processes:
+            raise ValueError(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes")
+        return self
 
     def prompt(self, caption: str, style: str) -> str:
         """The prompt for a caption in a style."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from genai_assets.artifacts import Artifact, ArtifactStore
+from genai_assets.artifacts import Artifact, ArtifactStore, data_version_of
 from genai_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -254,9 +254,10 @@ def base_model_selection(
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import training_rows
     from genai_assets.diffusion.base_model import EMBEDDED, base_model_version
+    from genai_assets.diffusion.catalogue import look_at_device
     from genai_assets.diffusion.selection import DataFacts, Measured, report_selection
 
-    chosen = settings.selection
+    chosen, device = settings.selection, look_at_device(settings.device, settings.home)
 
     def measure(name: str) -> Measured:
         trial = settings.model_copy(
@@ -294,6 +295,9 @@ def base_model_selection(
             splits=split.data_version,
             bases={name: base_model_version(name) for name in (EMBEDDED, *map(str, chosen.folders))},
             selection=chosen.model_dump(mode="json"),
+            device=[device.kind, device.name, device.memory],
+            house_style=settings.dataset.house_style,
+            max_feedback_share=settings.monitoring.max_feedback_share,
             fine_tune=settings.fine_tune.model_dump(mode="json"),
         ),
         make,
@@ -355,6 +359,7 @@ def training_cache(
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import training_rows
     from genai_assets.diffusion.base_model import load_pipeline, training_resolution
+    from genai_assets.diffusion.catalogue import check_settings, refuse_unfit
     from genai_assets.diffusion.devices import choose_device
     from genai_assets.diffusion.encoding_store import EncodingStore
     from genai_assets.diffusion.families import family_of
@@ -369,6 +374,7 @@ def training_cache(
     prior = prior_pictures(settings, base, on_progress=on_progress) if wanted.prior_pictures else None
 
     def make(out: Path) -> dict[str, Any]:
+        refuse_unfit(check_settings(settings))  # before what may be an hour of encoding
         rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
         read = picture_reader(settings)
         if prior:
@@ -392,7 +398,8 @@ def training_cache(
                 on_progress=on_progress,
             )
 
-    made_of = ("prompt_template", "augmentation", "aspect_buckets", "latent_variants", "seed")
+    # Pixels are varied as they are drawn, so nothing of that is in their cache.
+    varied = {"augmentation", "latent_variants", "seed"} if (base.path / "vae").is_dir() else set()
     return artifact_store(settings).build(
         "training_cache",
         _inputs(
@@ -402,8 +409,9 @@ def training_cache(
             encoders=encoders,
             prior=prior.data_version if prior else None,
             resolution=resolution,
+            side_multiple=base.summary["side_multiple"],
             max_feedback_share=settings.monitoring.max_feedback_share,
-            **wanted.model_dump(mode="json", include=set(made_of)),
+            **wanted.model_dump(mode="json", include={"prompt_template", "aspect_buckets"} | varied),
         ),
         make,
     )
@@ -434,7 +442,7 @@ def hyperparameter_study(
         "hyperparameter_study",
         cache=cache.data_version,
         base=base.data_version,
-        config=fine_tuning.training_config(settings.fine_tune, 1).model_dump(mode="json"),
+        config=settings.fine_tune.model_dump(mode="json", exclude=_NOT_OF_THE_RUN),
         house_style=settings.dataset.house_style,
         pictures_a_trial=wanted.pictures_a_trial,
         seed=wanted.seed,
@@ -482,8 +490,7 @@ def fine_tuned_model(
         "fine_tuned_model",
         cache=cache.data_version,
         base=base.data_version,
-        config=settings.fine_tune.model_dump(mode="json"),
-        sampling=settings.sampling.model_dump(mode="json"),
+        config=settings.fine_tune.model_dump(mode="json", exclude=_NOT_OF_THE_RUN),
         house_style=settings.dataset.house_style,
         training_code=CODE_VERSION,
     )
@@ -498,6 +505,17 @@ def fine_tuned_model(
     made = artifact_store(settings).build("fine_tuned_model", inputs, make)
     _remove_checkpoints(checkpoints)
     return made
+
+
+# Said by the cache's data version already, or without effect on what is learnt.
+_NOT_OF_THE_RUN = {
+    "allowed_base_licences",
+    "aspect_buckets",
+    "checkpoints_kept",
+    "latent_variants",
+    "prior_pictures",
+    "prior_prompts",
+}
 
 
 def _train(
@@ -578,6 +596,7 @@ def drawings(
         _inputs(
             "drawings",
             model=version,
+            content=data_version_of(model_folder),
             prompts=prompts,
             seeds=seeds,
             resolution=resolution,
@@ -993,9 +1012,11 @@ def _remove_checkpoints(folder: Path) -> None:
 
 def _parts_version(base: Artifact, parts: tuple[str, ...]) -> str:
     from genai_assets import durable
+    from genai_assets.diffusion.base_model import INDEX
 
-    present = [part for part in parts if (base.path / part).is_dir()]
-    return durable.digest_json({part: durable.digest_tree(base.path / part) for part in present})[:16]
+    # The index has settings of encoding, too: a number of tokens, what the empty prompt is.
+    counted = {name: digest for name, digest in base.digests.items() if name.partition("/")[0] in (*parts, INDEX)}
+    return durable.digest_json(counted)[:16]
 
 
 def _named(what: str, on_progress: OnProgress | None) -> Callable[[int, int], None] | None:

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from genai_assets.artifacts import Artifact
 from genai_assets.cli_tune import tune
-from genai_assets.diffusion.fine_tuning import training_config
 from genai_assets.diffusion.tuning.proposal import write_study
 from genai_assets.diffusion.tuning.space import Budget, Range
 from genai_assets.diffusion.tuning.study import StudyResult, Trial
@@ -38,7 +37,7 @@ def leave_study(*trials: Trial) -> Artifact:
     space = {"learning_rate": Range(1e-5, 1e-2, log=True)}
     return artifact_store(settings).build(
         "hyperparameter_study",
-        {"config": training_config(settings.fine_tune, 1).model_dump(mode="json")},
+        {"config": settings.fine_tune.model_dump(mode="json")},
         lambda out: write_study(out, result, space, Budget(1024, 8), {}, {}),
     )
 

@@ -192,3 +192,30 @@ def test_prior_pictures_are_drawn_by_the_base_once_and_trained_on_along(team: Se
     assert stages.prior_pictures(settings, base).reused
     trained = stages.fine_tuned_model(settings, made, base)
     assert trained.summary["training_pictures"] == len(cache.select("train"))
+
+
+def test_a_base_that_reads_prompts_otherwise_gets_a_cache_of_its_own(team: Settings, tmp_path: Path):
+    shapes = []
+    for tokens in (20, 5):
+        folder = tmp_path / str(tokens)
+        save_tiny_pipeline(folder, DenoiserConfig(hidden_size=64, depth=1, num_heads=1))
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"prompt_max_tokens": tokens}))
+        settings = team.model_copy(update={"base_model": str(folder)})
+        validated = stages.validated_data(settings, stages.raw_data(settings))
+        made = stages.training_cache(
+            settings, validated, stages.splits(settings, validated), stages.base_model(settings)
+        )
+        shapes.append(TrainingCache.open(made.path).conditions["embeddings"].shape[1])
+    assert shapes == [20, 5]
+
+
+def test_pictures_of_one_model_are_never_taken_for_those_of_another_with_its_version(team: Settings, tmp_path: Path):
+    settings = team.model_copy(update={"sampling": team.sampling.model_copy(update={"steps": 1})})
+    drawn = []
+    for width in (64, 128):
+        save_tiny_pipeline(tmp_path / str(width), DenoiserConfig(hidden_size=width, depth=1, num_heads=width // 64))
+        base = stages.base_model(settings.model_copy(update={"base_model": str(tmp_path / str(width))}))
+        drawn.append(stages.drawings(settings, base.path, "m-1", ["red disc"]))
+    assert not any(artifact.reused for artifact in drawn)
+    assert drawn[0].data_version != drawn[1].data_version

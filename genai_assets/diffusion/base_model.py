@@ -238,7 +238,7 @@ def save_model_folder(base: Path, family: Family, out: Path, facts: dict[str, An
             shutil.copytree(part, out / part.name, copy_function=durable.link_or_copy)
     shutil.copy2(base / INDEX, out / INDEX)
     for name in changed:
-        part = getattr(family.pipeline, name).to(torch.bfloat16)
+        part = getattr(family.pipeline, name).to("cpu", torch.bfloat16)  # off the GPU, where it is drawn with next
         part.save_pretrained(out / name, safe_serialization=True)
     durable.write_json(out / MODEL_FACTS, facts)
 

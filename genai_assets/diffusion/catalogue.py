@@ -313,9 +313,9 @@ def training_memory(
         "encoders": _FP32 * others if device == "cpu" else 0,
         "libraries": _LIBRARIES,
     }
-    # On a GPU all encoders stand together before training, in bf16, and leave before the denoiser comes.
-    encoding = _BF16 * others + _LIBRARIES if device == "cuda" else 0
-    parts["encoding, beyond that"] = max(0, encoding - sum(parts.values()))
+    # Drawing has the whole pipeline on the GPU, in bf16; encoding before training needs less.
+    drawing = _BF16 * model.parameters + _LIBRARIES if device == "cuda" else 0
+    parts["drawing, beyond that"] = max(0, drawing - sum(parts.values()))
     return MemoryEstimate(parts, host=_FP32 * model.parameters + _LIBRARIES if device == "cuda" else 0)
 
 

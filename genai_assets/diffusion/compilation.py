@@ -3,6 +3,7 @@
 import os
 import shutil
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,5 +38,7 @@ def compile_denoiser(denoiser: Any, cache: Path | None = None) -> Any:
 
     if cache is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)  # importing diffusers has set torch's own default by now
+    # Diffusers caches a look at torch's version; that the compiler reads it without the cache harms nothing.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     # With convolutions laid out anew, torch 2.13 compiles a UNet whose upsamplers pass no gradient on (on a CPU).
     return torch.compile(denoiser, options={"layout_optimization": False})

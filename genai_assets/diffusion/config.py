@@ -104,7 +104,7 @@ class TrainingConfig(BaseModel):
     lora_rank: int = Field(default=16, ge=1)
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=100, ge=1)
     validate_every: int = Field(default=50, ge=0)
     keep: Literal["last", "best"] = "last"

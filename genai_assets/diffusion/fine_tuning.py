@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from genai_assets.diffusion.attention import training_attention
 from genai_assets.diffusion.base_model import load_pipeline, save_model_folder
 from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
@@ -37,11 +38,9 @@ def training_config(settings: FineTuneSettings, steps: int) -> TrainingConfig:
     asked = {
         name: getattr(settings, name) for name in TrainingConfig.model_fields if name in FineTuneSettings.model_fields
     }
+    asked["warmup_steps"] = min(settings.warmup_steps, steps // 10)
     return TrainingConfig(
         steps=steps,
-        warmup_steps=min(20, steps // 10),
-        decay_share=0.5,
-        ema_decay=0.98,
         checkpoint_every=max(1, min(100, steps // 4)),
         validate_every=max(1, steps // 6),
         **asked,
@@ -92,6 +91,10 @@ def fine_tune(
 
     started = time.monotonic()
     where = choose_device(device)
+    if where.type == "cuda" and settings.processes > torch.cuda.device_count():
+        raise ValueError(
+            f"fine_tune.processes is {settings.processes}, but there are {torch.cuda.device_count()} GPUs: one each"
+        )
     # Several processes on GPUs have one each.
     where = PartialState(cpu=where.type == "cpu").device
     family = family_of(load_pipeline(base))
@@ -103,13 +106,15 @@ def fine_tune(
             "look at dataset.house_style and at what was quarantined"
         )
     shown = np.concatenate((rows, cache.select(PRIOR_SPLIT)))
-    state = CheckpointFolder(checkpoints)
+    state = CheckpointFolder(checkpoints, keep=settings.checkpoints_kept)
     found = state.newest_valid()
-    config = TrainingConfig.model_validate(found[2]["config"]) if found else training_config(settings, 1)
+    begun = TrainingConfig.model_validate(found[2]["config"]) if found else None
+    del found  # every tensor of the run: not to be held while it goes on
+    config = begun or training_config(settings, 1)
     # Buckets of several shapes would each be compiled for.
     compiled = len(cache.codes) == 1 and repays_itself(where, minutes=settings.max_minutes, steps=settings.max_steps)
     learner = Learner(family, config, where, compiled=compiled, compiled_code=compiled_code)
-    if not found:
+    if begun is None:
         probe = BatchSource(cache, family, shown, config).batch(0)
         config = training_config(settings, _affordable_steps(learner, probe, settings, where, started))
     result = train(
@@ -175,9 +180,10 @@ def _affordable_steps(learner: Learner, batch: Batch, settings: FineTuneSettings
     times = []
     for _ in range(4):
         began = time.monotonic()
-        with mixed_precision(device):
-            loss = learner.module(part, len(batch))
-        loss.backward()
+        with training_attention(device):  # as in training: else other code is timed, and compiled twice
+            with mixed_precision(device):
+                loss = learner.module(part, len(batch))
+            loss.backward()
         loss.item()  # waits for a GPU
         times.append((time.monotonic() - began) * mine / at_once)
         learner.module.zero_grad(set_to_none=True)

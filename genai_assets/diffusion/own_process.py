@@ -5,9 +5,11 @@ are started together is ``launched``.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -56,6 +58,7 @@ def run_in_own_process(
         ValueError: ``processes`` is below 1.
         Exception: whatever ``work`` raised, as it was, with the trace of the other process as a note.
     """
+    _give_back_gpu_memory()
     if processes < 1:
         raise ValueError(f"training takes at least one process, not {processes}")
     if processes > 1:
@@ -73,6 +76,14 @@ def run_in_own_process(
             if on_step:
                 on_step(value)
     raise AssertionError("messages end with a result or an error")
+
+
+def _give_back_gpu_memory() -> None:
+    """What torch keeps on a GPU for later use by this process is for the new one now."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+_PIXELS_AT_ONCE = 1 << 22
+"""Four pictures of 1,024 pixels a side: what fits beside a large model."""
+
 
 def load(model_folder: Path, *, device: str = "auto", exact: bool = False, resolution: int | None = None) -> "Drawer":
     """Load a model folder for drawing.
@@ -71,7 +74,7 @@ class Drawer:
             seeds: one a prompt; the initial noise of a picture derives from its seed.
             steps: denoising steps, at least 1.
             guidance_scale: classifier-free guidance (Ho and Salimans 2022); 1 turns it off.
-            batch_size: pictures at a time.
+            batch_size: pictures at a time, at most; fewer when they are large.
             on_step: told (denoising steps done, in all) over all batches.
 
         Returns:
@@ -84,6 +87,7 @@ class Drawer:
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
+        batch_size = min(batch_size, max(1, _PIXELS_AT_ONCE // self.resolution**2))
         pictures: list[Image.Image] = []
         batches = range(0, len(prompts), batch_size)
         for number, start in enumerate(batches):

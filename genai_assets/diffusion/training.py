@@ -147,7 +147,7 @@ def train(
 
     # Some weights never get a gradient: a last block's prompt branch, a text encoder's last layer.
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[wrapping])
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[wrapping])
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     if config.batch_size < processes:
         raise ValueError(f"a batch of {config.batch_size} cannot be shared by {processes} processes: raise batch_size")
@@ -220,7 +220,8 @@ def train(
             step, facts.loss = step + 1, loss_value
             if validation and (step % config.validate_every == 0 or step == config.steps):
                 validation_loss = validate()
-            fault = _fault_after(step, validation_loss, weights, looked=step % config.checkpoint_every == 0)
+            looked = step % config.checkpoint_every == 0 or step == config.steps
+            fault = _fault_after(step, validation_loss, weights, looked=looked)
         optimizer.zero_grad(set_to_none=True)
 
         if fault is not None:
@@ -349,17 +350,19 @@ def _validate(
     parts = [
         batch.part(start, start + at_once)
         for batch in batches
-        for at_once in [config.micro_batch_size or len(batch)]
+        for at_once in [config.micro_batch_size or config.batch_size]
         for start in range(0, len(batch), at_once)
     ]
     with torch.no_grad():
         kept = {name: value.detach().clone() for name, value in weights.items()}
         for name, value in weights.items():
             value.copy_(average[name])
+        module.parts["denoiser"].eval()  # dropout is of training, and would be drawn from nobody's seed
         try:
             with mixed_precision(device):
                 return sum(module(part.to(device), count).item() for part in parts)
         finally:
+            module.parts["denoiser"].train()
             for name, value in weights.items():
                 value.copy_(kept[name])
 

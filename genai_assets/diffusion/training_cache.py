@@ -231,7 +231,11 @@ class _PictureEncoder:
             pictures = {record_id: self._read(record_id, size) for record_id in {wanted[place][0] for place in places}}
             batch = np.stack([self._vary(*wanted[place], pictures) for place in places])
             with torch.no_grad():
-                latents = self.family.encode_pictures(to_model_range(batch)).to("cpu", torch.float16).numpy()
+                # However many variants there are, the autoencoder sees few pictures at a time.
+                cut = max(1, _PIXELS_AT_ONCE // (4 * size[0] * size[1]))
+                parts = (to_model_range(batch[start : start + cut]) for start in range(0, len(batch), cut))
+                encoded = [self.family.encode_pictures(part).to("cpu", torch.float16) for part in parts]
+            latents = torch.cat(encoded).numpy()
             _refuse_infinite(latents, [f"the picture {wanted[place][0]}" for place in places])
             return {"latents": latents}
 

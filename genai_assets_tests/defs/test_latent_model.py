@@ -1,4 +1,4 @@
-"""The graph with a latent base model of the team's own: autoencoder, LoRA, study and selection, as Dagster runs them."""
+"""The graph with a latent base model of a team: autoencoder, LoRA, study and selection, as Dagster runs them."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -192,10 +192,10 @@ def test_a_lora_needs_the_frozen_weights_once_and_little_else():
     assert on_cpu.host == 0
 
 
-def test_encoders_that_are_larger_than_the_training_decide_on_a_gpu():
-    # Encoders of 9e9 parameters stand there in bf16: 18 GB and the libraries, before a LoRA of 2.4 GB and activations.
+def test_drawing_decides_on_a_gpu_when_encoders_are_larger_than_the_training():
+    # The whole pipeline of 1e10 parameters draws there in bf16: 20 GB and the libraries; a LoRA trains in far less.
     large = ROUND.model_copy(update={"parameters": 10_000_000_000})
-    assert training_memory(large, method="lora").gigabytes == pytest.approx(19)
+    assert training_memory(large, method="lora").gigabytes == pytest.approx(21)
     assert training_memory(large, method="full").gigabytes == pytest.approx(24 + 2.5 + 1)
 
 

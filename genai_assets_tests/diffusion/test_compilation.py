@@ -41,6 +41,7 @@ def test_without_pythons_headers_nothing_is_compiled(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*lru_cache:UserWarning")  # the compiler's
 def test_a_compiled_unet_has_the_gradient_of_the_eager_one(tmp_path):
     """Torch 2.13 loses it below an upsampler when it lays convolutions out anew; the outputs stay right."""
     from diffusers import UNet2DConditionModel

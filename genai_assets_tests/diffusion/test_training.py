@@ -356,6 +356,22 @@ def test_a_weighting_that_the_family_does_not_know_is_a_clear_error(tiny_family,
         run(tiny_family, cache, make_config(loss_weighting="min_snr"))
 
 
+def test_dropout_is_of_training_alone_and_drawn_from_the_runs_seed(tiny_family, cache, tmp_path):
+    def drop(module: Any, _: Any, out: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (torch.nn.functional.dropout(out[0], 0.5, module.training),)
+
+    tiny_family.denoiser.register_forward_hook(drop)
+    whole = run(tiny_family, cache, make_config())
+    torch.rand(7)  # whatever was drawn meanwhile
+    stops = iter([False, True])
+    run(tiny_family, cache, make_config(), checkpoints=CheckpointFolder(tmp_path), stop=lambda: next(stops))
+    resumed = run(tiny_family, cache, make_config(), checkpoints=CheckpointFolder(tmp_path))
+    assert digest_weights(resumed.denoiser) == digest_weights(whole.denoiser)
+    assert resumed.first_validation_loss == whole.first_validation_loss
+    plain = run(family_of(tiny_family.pipeline), cache, make_config(steps=1))
+    assert plain.first_validation_loss == whole.first_validation_loss, "validation drops nothing"
+
+
 def test_no_training_pictures_is_a_clear_error(tiny_family, cache):
     with pytest.raises(ValueError, match="training split is empty"):
         run(tiny_family, cache, make_config(), training_rows=np.array([], dtype=int))

@@ -71,7 +71,7 @@ def base_model_selection(
     return result(artifact, {"report": page(artifact.file(REPORT_FILE))})
 
 
-@dg.asset(group_name=GROUP, code_version=stages.CODE_VERSIONS["training_cache"], kinds={"numpy"})
+@dg.asset(group_name=GROUP, code_version=stages.CODE_VERSIONS["training_cache"], kinds={"numpy"}, pool="gpu")
 def training_cache(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],

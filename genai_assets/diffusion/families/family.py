@@ -70,7 +70,8 @@ class Family(ABC):
             return index["default_sample_size"]
         autoencoder = config("vae")
         channels = autoencoder.get("block_out_channels") or autoencoder.get("encoder_block_out_channels") or []
-        return config(cls.denoiser_part).get("sample_size", cls.latent_side) * 2 ** max(0, len(channels) - 1)
+        size = config(cls.denoiser_part).get("sample_size") or cls.latent_side
+        return (size if isinstance(size, int) else size[0]) * 2 ** max(0, len(channels) - 1)
 
     @property
     @abstractmethod

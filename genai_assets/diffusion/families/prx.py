@@ -82,6 +82,10 @@ class PRXPixel(FlowFamily):
         if device.type == "cpu":
             self.denoiser.set_attn_processor(ExplicitPRXAttention())
 
+    def prepare_for_encoding(self, device: "torch.device") -> None:
+        """The small text encoder in fp32, as drawing has it."""
+        self.pipeline.text_encoder.to(device).eval()
+
     def prepare_for_drawing(self, device: "torch.device", dtype: "torch.dtype") -> None:
         """The denoiser in ``dtype``; the small text encoder stays in fp32, as its embeddings were made for training."""
         self.denoiser.to(device, dtype).eval()

@@ -16,7 +16,7 @@ from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.fine_tuning import training_config
 from genai_assets.diffusion.training import StepReport
-from genai_assets.diffusion.training_cache import TrainingCache
+from genai_assets.diffusion.training_cache import PRIOR_SPLIT, TrainingCache
 from genai_assets.diffusion.tuning.proposal import write_study
 from genai_assets.diffusion.tuning.space import Budget, current_values, search_space
 from genai_assets.diffusion.tuning.study import Trial, plots, run_study
@@ -95,7 +95,7 @@ def tune(
             f"a study needs pictures to train and to validate on in style {house_style!r}: there are {len(rows)} and "
             f"{len(validation)}; look at dataset.house_style and splits.validation_share"
         )
-    rows = np.concatenate((rows, cache.select("prior")))
+    rows = np.concatenate((rows, cache.select(PRIOR_SPLIT)))
     asked = training_config(settings, max(1, pictures // settings.batch_size))
     family = family_of(load_pipeline(base))
     space, current = search_space(asked, family), current_values(asked, family)
