@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from genai_assets.diffusion.attention import training_attention
 from genai_assets.diffusion.base_model import load_pipeline, save_model_folder
 from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
@@ -180,7 +179,7 @@ def _affordable_steps(learner: Learner, batch: Batch, settings: FineTuneSettings
     times = []
     for _ in range(4):
         began = time.monotonic()
-        with training_attention(device):  # as in training: else other code is timed, and compiled twice
+        with learner.family.fast_attention(device):  # as in training: else other code is timed, and compiled twice
             with mixed_precision(device):
                 loss = learner.module(part, len(batch))
             loss.backward()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genai_assets.diffusion.attention import training_attention
 from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.config import TrainingConfig
@@ -206,7 +205,7 @@ def train(
         # The gradient of the mean loss over the whole batch, of which this process works on its part.
         batch = source.batch(step)
         mine = batch.part(*(len(batch) * number // processes for number in (rank, rank + 1)))
-        loss = _backward(accelerator, module, mine, config, device, step=step)
+        loss = _backward(accelerator, family, module, mine, config, device, step=step)
         norm = accelerator.clip_grad_norm_(list(weights.values()), config.gradient_clip)
         loss_value = accelerator.reduce(loss, "sum").item()
         fault = _fault(step, loss_value, norm)
@@ -290,7 +289,14 @@ def build_optimizer(parameters: "dict[str, Any]", config: TrainingConfig) -> "to
 
 
 def _backward(
-    accelerator: Any, module: Any, mine: Batch, config: TrainingConfig, device: "torch.device", *, step: int
+    accelerator: Any,
+    family: Family,
+    module: Any,
+    mine: Batch,
+    config: TrainingConfig,
+    device: "torch.device",
+    *,
+    step: int,
 ) -> "Tensor":
     """Add up the gradients of this process' part of a batch, ``micro_batch_size`` pictures at a time.
 
@@ -302,7 +308,7 @@ def _backward(
     at_once = config.micro_batch_size or len(mine)
     total = torch.zeros((), device=device)
     own_dice = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with own_dice, training_attention(device):
+    with own_dice, family.fast_attention(device):
         # What a model itself draws, dropout for one, is of this step and process and of nothing that ran before.
         dice = np.random.default_rng([config.seed, step, accelerator.process_index])
         torch.manual_seed(int(dice.integers(2**62)))

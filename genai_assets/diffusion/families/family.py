@@ -7,9 +7,11 @@ beside this one; it works on the pipeline's stock parts, so what was trained is 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from genai_assets.diffusion.attention import training_attention
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.devices import frozen_dtype
 
@@ -172,6 +174,10 @@ class Family(ABC):
 
     def use_fastest_for_training(self, device: "torch.device") -> None:  # noqa: B027 - most have nothing to change
         """Change how the denoiser computes, not what, to what trains fastest on ``device``. By default: nothing."""
+
+    def fast_attention(self, device: "torch.device") -> AbstractContextManager[Any]:
+        """Entered around each forward and backward pass: how attention is computed meanwhile, not what."""
+        return training_attention(device)
 
     # Drawing
 

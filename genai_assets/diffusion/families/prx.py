@@ -1,6 +1,7 @@
 """PRX in pixel space: the family of the embedded base. The denoiser predicts the clean picture."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,10 @@ class PRXPixel(FlowFamily):
         """Explicit attention on a CPU; the stock one elsewhere."""
         if device.type == "cpu":
             self.denoiser.set_attn_processor(ExplicitPRXAttention())
+
+    def fast_attention(self, device: "torch.device") -> AbstractContextManager[Any]:
+        """Nothing more: its own processor does it, and torch 2.13 cannot compile this denoiser inside the general way."""
+        return nullcontext()
 
     def prepare_for_encoding(self, device: "torch.device") -> None:
         """The small text encoder in fp32, as drawing has it."""
