@@ -84,7 +84,7 @@ class PRXPixel(FlowFamily):
             self.denoiser.set_attn_processor(ExplicitPRXAttention())
 
     def fast_attention(self, device: "torch.device") -> AbstractContextManager[Any]:
-        """Nothing more: its own processor does it, and torch 2.13 cannot compile this denoiser inside the general way."""
+        """Nothing more: its processor is explicit, and torch 2.13 cannot compile it inside the general way."""
         return nullcontext()
 
     def prepare_for_encoding(self, device: "torch.device") -> None:
