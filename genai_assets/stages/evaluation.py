@@ -1,0 +1,283 @@
+"""The stages of judgement: drawings, eval_report, the gate, champion_model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from genai_assets.artifacts import Artifact, data_version_of
+from genai_assets.settings import Settings
+from genai_assets.stages.dataset import picture_reader, read_splits
+from genai_assets.stages.ground import OnProgress, artifact_store, made_from
+
+if TYPE_CHECKING:
+    from genai_assets.registry.champion import Champion
+
+
+def drawings(
+    settings: Settings,
+    model_folder: Path,
+    version: str,
+    prompts: list[str],
+    *,
+    on_progress: OnProgress | None = None,
+) -> Artifact:
+    """Pictures of the evaluation's prompts by one model, drawn once: uint8 [N, S, S, 3], and milliseconds for each."""
+    from genai_assets.diffusion.base_model import training_resolution
+
+    seeds = [settings.evaluation.seed + number for number in range(len(prompts))]
+    resolution = training_resolution(settings)
+
+    def make(out: Path) -> dict[str, Any]:
+        import time
+
+        from genai_assets.diffusion import sampling
+
+        drawer = sampling.load(model_folder, device=settings.device, resolution=resolution)
+        pictures: list[np.ndarray] = []
+        milliseconds: list[float] = []
+        for start in range(0, len(prompts), _DRAWN_AT_ONCE):
+            part = slice(start, start + _DRAWN_AT_ONCE)
+            began = time.perf_counter()
+            drawn = drawer.draw(
+                prompts[part],
+                seeds=seeds[part],
+                steps=settings.sampling.steps,
+                guidance_scale=settings.sampling.guidance_scale,
+                batch_size=_DRAWN_AT_ONCE,
+            )
+            milliseconds += [(time.perf_counter() - began) * 1000 / len(drawn)] * len(drawn)
+            pictures += [np.asarray(picture, dtype=np.uint8) for picture in drawn]
+            if on_progress:
+                on_progress(f"drawn by {version}", len(pictures), len(prompts))
+        np.save(out / "pictures.npy", np.stack(pictures))
+        np.save(out / "milliseconds.npy", np.array(milliseconds))
+        return {"pictures": len(pictures), "model_version": version}
+
+    return artifact_store(settings).build(
+        "drawings",
+        made_from(
+            "drawings",
+            model=version,
+            content=data_version_of(model_folder),
+            prompts=prompts,
+            seeds=seeds,
+            resolution=resolution,
+            sampling=settings.sampling.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+_DRAWN_AT_ONCE = 32
+
+
+def eval_report(
+    settings: Settings,
+    model: Artifact,
+    base: Artifact,
+    split: Artifact,
+    validated: Artifact,
+    features: Artifact,
+    *,
+    on_progress: OnProgress | None = None,
+) -> Artifact:
+    """Figures and report of the model beside its base, the champion when it is another one, and real pictures.
+
+    Raises:
+        ValueError: too few held-out concepts.
+    """
+    from genai_assets.datasets.records import read_manifest
+    from genai_assets.diffusion.base_model import training_resolution
+    from genai_assets.evaluation.evaluate import HeldOut, KnownPictures, evaluate
+    from genai_assets.evaluation.feature_index import FeatureTable
+
+    version = model.summary["model_version"]
+    champion = _champion(settings)
+    rival = champion if champion and champion.model_version != version else None
+
+    def make(out: Path) -> dict[str, Any]:
+        manifest = read_manifest(validated.file("manifest.parquet"))
+        table = manifest.merge(read_splits(split)[["id", "caption", "split"]], on=["id", "caption"])
+        house = table["style"] == settings.dataset.house_style
+        asked = _held_out_rows(table[house], settings)
+        side = training_resolution(settings)
+        read = picture_reader(settings)
+        held_out = HeldOut(
+            concepts=asked["concept"].tolist(),
+            captions=asked["caption"].tolist(),
+            prompts=[settings.fine_tune.prompt(caption, settings.dataset.house_style) for caption in asked["caption"]],
+            pictures=np.stack([read(record_id, (side, side)) for record_id in asked["id"]]),
+        )
+        models: dict[str, tuple[Path, str]] = {
+            "base": (base.path, f"base-{base.data_version}"),
+            "fine_tuned": (model.path, version),
+        }
+        if rival is not None:
+            models["champion"] = (rival.model_path, rival.model_version)
+        drawn = {
+            name: drawings(settings, folder, label, list(held_out.prompts), on_progress=on_progress)
+            for name, (folder, label) in models.items()
+        }
+        known = FeatureTable.read(features.path)
+        others = KnownPictures.from_rows(table[~house], known)
+        trained_on = house & (table["split"] == "train")
+        result = evaluate(
+            {name: np.load(artifact.file("pictures.npy")) for name, artifact in drawn.items()},
+            held_out,
+            KnownPictures.from_rows(table[trained_on], known),
+            others if len(others.names) else None,
+            settings=settings,
+            out=out,
+            floor_vectors=KnownPictures.from_rows(table[trained_on & ~table["variant"]], known).vectors,
+            latency_ms={name: np.load(artifact.file("milliseconds.npy")).tolist() for name, artifact in drawn.items()},
+            provenance={
+                "model_version": version,
+                "base_model": settings.base_model,
+                "data_version": validated.data_version,
+                "splits": split.data_version,
+                "sampling_steps": settings.sampling.steps,
+                "guidance_scale": settings.sampling.guidance_scale,
+                "training": model.summary,
+            },
+        )
+        return {
+            "model_version": version,
+            "pictures": result["pictures"],
+            "models": result["models"],
+            "kid_difference": result["kid_difference"],
+        }
+
+    return artifact_store(settings).build(
+        "eval_report",
+        made_from(
+            "eval_report",
+            model=model.data_version,
+            base=base.data_version,
+            champion=rival.model_version if rival else None,
+            splits=split.data_version,
+            features=features.data_version,
+            settings=settings.evaluation.model_dump(mode="json"),
+            sampling=settings.sampling.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+def gate(settings: Settings, report: Artifact) -> Any:
+    """What the gate decides of an evaluated model: a ``promotion.Decision``.
+
+    A model that is the champion already is measured without a rival and stays.
+    """
+    from genai_assets.evaluation.promotion import Decision, Figures, decide
+
+    champion = _champion(settings)
+    metrics = read_metrics(report)
+    if champion is None:
+        return decide(Figures.from_metrics(metrics), None, settings.promotion)
+    if champion.model_version == report.summary["model_version"]:
+        return Decision(False, f"{champion.model_version} is the champion already ({champion.reason})")
+    if report.inputs["champion"] != champion.model_version:
+        return Decision(
+            False,
+            f"Not promoted: this evaluation does not compare with the champion, {champion.model_version}; "
+            "materialize eval_report again.",
+        )
+    rival = Figures.from_metrics(metrics, "champion")
+    return decide(Figures.from_metrics(metrics), rival, settings.promotion)
+
+
+def champion_model(settings: Settings, model: Artifact, report: Artifact) -> tuple[Artifact | None, str]:
+    """Promote the model if the gate says so.
+
+    Returns:
+        tuple: the champion's artifact, or None when this model is not the champion; and the reason.
+
+    Raises:
+        BrokenModel: the gate calls the model broken.
+        ChampionChanged: another promotion came in between.
+    """
+    from genai_assets.registry import tracking
+    from genai_assets.registry.champion import ChampionPointer, ModelVersion
+
+    version = model.summary["model_version"]
+    with ChampionPointer(settings.database_url) as pointer:
+        before = pointer.current()
+        decision = gate(settings, report)
+        if decision.broken:
+            raise BrokenModel(decision.reason)
+        champion = before
+        if decision.promote:
+            model.verify()
+            metrics = {**report.summary["models"]["fine_tuned"], "eval_report": str(report.path)}
+            champion = pointer.promote(
+                ModelVersion(version, model.path, metrics),
+                expected_revision=before.revision if before else 0,
+                reason=decision.reason,
+            )
+    tracking.reconcile_champion(settings, champion)
+    if champion is None or champion.model_version != version:
+        return None, decision.reason
+    facts = {
+        "model_version": version,
+        "path": str(champion.model_path),
+        "revision": champion.revision,
+        "reason": champion.reason,
+        "eval_report": champion.metrics["eval_report"],
+    }
+
+    def make(out: Path) -> dict[str, Any]:
+        from genai_assets import durable
+
+        durable.write_json(out / "champion.json", facts)
+        return facts
+
+    artifact = artifact_store(settings).build("champion_model", made_from("champion_model", **facts), make)
+    return artifact, decision.reason
+
+
+class BrokenModel(RuntimeError):
+    """The gate refuses a model as broken; the message says why."""
+
+
+class NoChampion(RuntimeError):
+    """There is no champion yet; something must be trained, evaluated and promoted first."""
+
+
+def current_champion(settings: Settings) -> "Champion":
+    """The champion as the pointer has it.
+
+    Raises:
+        NoChampion: nothing was promoted yet.
+    """
+    champion = _champion(settings)
+    if champion is None:
+        raise NoChampion("there is no champion yet: run `make demo`, or the job `retrain`")
+    return champion
+
+
+def _champion(settings: Settings) -> "Champion | None":
+    from genai_assets.registry.champion import ChampionPointer
+
+    with ChampionPointer(settings.database_url) as pointer:
+        return pointer.current()
+
+
+def read_metrics(report: Artifact | Path) -> dict[str, Any]:
+    """All figures of an evaluation, from its artifact or that artifact's folder."""
+    import json
+
+    folder = report if isinstance(report, Path) else report.path
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def _held_out_rows(house: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """One plain picture for each held-out concept, in an order that is the same for ever, at most as many as asked."""
+    from genai_assets.datasets.records import FEEDBACK_SOURCE
+    from genai_assets.datasets.splits import concept_position
+
+    real = (house["source"] != FEEDBACK_SOURCE) & ~house["variant"]
+    rows = house[(house["split"] == "held_out") & real].drop_duplicates("concept")
+    order = rows["concept"].map(lambda concept: concept_position(concept, "genai-evaluation-1"))
+    return rows.assign(order=order).sort_values(["order", "concept"]).head(settings.evaluation.pictures)

@@ -1,0 +1,50 @@
+"""The stage of serving: bento_service."""
+
+from pathlib import Path
+from typing import Any
+
+from genai_assets.artifacts import Artifact
+from genai_assets.settings import Settings
+from genai_assets.stages.ground import artifact_store, made_from
+
+
+def bento_service(settings: Settings, champion: Artifact) -> Artifact:
+    """The champion packed as a Bento that was started, asked for a picture over HTTP, and stopped.
+
+    Raises:
+        PackagingError: BentoML refused to build.
+        ServiceFailed: the service did not start, or did not draw.
+    """
+    from genai_assets import durable
+    from genai_assets.serving.packaging import build_bento, smoke_test
+
+    package = Path(__file__).parent
+    code = {path.relative_to(package).as_posix(): durable.digest_file(path) for path in package.rglob("*.py")}
+
+    def make(out: Path) -> dict[str, Any]:
+        facts = champion.summary
+        bento = build_bento(Path(facts["path"]), facts["model_version"], settings)
+        tried = smoke_test(bento, settings, SMOKE_TEST_PROMPT)
+        (out / "smoke_test.png").write_bytes(tried.png)
+        return {
+            "tag": bento.tag,
+            "path": str(bento.path),
+            "megabytes": round(bento.size / 1e6, 1),
+            "model_version": bento.model_version,
+            "smoke_test_prompt": SMOKE_TEST_PROMPT,
+            "smoke_test_ms": tried.latency_ms,
+        }
+
+    return artifact_store(settings).build(
+        "bento_service",
+        made_from(
+            "bento_service",
+            model=champion.summary["model_version"],
+            package=durable.digest_json(code)[:16],
+            sampling=settings.sampling.model_dump(mode="json"),
+        ),
+        make,
+    )
+
+
+SMOKE_TEST_PROMPT = "red apple"
