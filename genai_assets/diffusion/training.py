@@ -146,7 +146,7 @@ def train(
 
     # Some weights never get a gradient: a last block's prompt branch, a text encoder's last layer.
     wrapping = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[wrapping])
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[wrapping])
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     if config.batch_size < processes:
         raise ValueError(f"a batch of {config.batch_size} cannot be shared by {processes} processes: raise batch_size")
