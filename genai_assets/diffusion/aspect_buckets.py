@@ -5,12 +5,14 @@ Belongs here: which sizes there are, which one a picture goes to, and bringing i
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from genai_assets.datasets.decoding import to_square
+from genai_assets.datasets.decoding import decode, to_square
+from genai_assets.datasets.picture_store import PictureStore
 
 LONGEST_RATIO = 2.0
 """Of the long side to the short one. What is longer is cropped: buckets with few pictures are hardly ever drawn."""
@@ -60,6 +62,15 @@ def choose_bucket(width: int, height: int, resolution: int, side_multiple: int) 
     ratio = math.log(width / height)
     sizes = bucket_sizes(resolution, side_multiple)
     return min(sizes, key=lambda size: (abs(math.log(size[1] / size[0]) - ratio), -size[0] * size[1]))
+
+
+def reader_of(store: PictureStore, *, max_pixels: int) -> Callable[[str, tuple[int, int]], np.ndarray]:
+    """Reads a record's picture from a store at a size (height, width), as RGB uint8 [height, width, 3] on white."""
+
+    def read(record_id: str, size: tuple[int, int]) -> np.ndarray:
+        return to_bucket(decode(store.read(record_id), max_pixels=max_pixels), *size)
+
+    return read
 
 
 def to_bucket(image: Image.Image, height: int, width: int) -> np.ndarray:

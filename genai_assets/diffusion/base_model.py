@@ -17,8 +17,6 @@ from genai_assets.diffusion.families import UnknownFamily, family_class, family_
 from genai_assets.diffusion.families.family import Family
 
 if TYPE_CHECKING:
-    import torch
-
     from genai_assets.settings import Settings
 
 EMBEDDED = "embedded"
@@ -200,8 +198,8 @@ def new_pipeline(config: DenoiserConfig, *, resolution: int, seed: int) -> Any:
     )
 
 
-def load_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
-    """Load a model folder with stock diffusers, from disk only.
+def load_pipeline(folder: Path) -> Any:
+    """Load a model folder with stock diffusers, in fp32, from disk only.
 
     Raises:
         BaseModelError: the folder is incomplete or damaged.
@@ -213,7 +211,7 @@ def load_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
     quiet_loading()
     try:
         return DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise BaseModelError(f"{folder} cannot be loaded as a diffusers pipeline: {error}") from error

@@ -18,6 +18,7 @@ from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.config import DenoiserConfig, TrainingConfig
 from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.training import StepReport, TrainingResult, train
 from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets.settings import Settings
@@ -35,12 +36,11 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
         ValueError: no picture is left, or a set is unknown.
         PackageUnavailable: an icon set cannot be fetched.
     """
-    from genai_assets.datasets.decoding import decode
     from genai_assets.datasets.ingestion import ingest, source_fingerprints
     from genai_assets.datasets.picture_store import PictureStore
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import concept_position
-    from genai_assets.diffusion.aspect_buckets import to_bucket
+    from genai_assets.diffusion.aspect_buckets import reader_of
 
     dataset = settings.dataset.model_copy(update={"icon_sets": PRETRAINING_SETS, "folder": None})
     wanted = settings.model_copy(update={"dataset": dataset})
@@ -53,14 +53,11 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
     held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
     rows["split"] = np.where(held, "validation", "train")
 
-    def read_picture(record_id: str, size: tuple[int, int]) -> np.ndarray:
-        return to_bucket(decode(store.read(record_id), max_pixels=settings.dataset.max_pixels), *size)
-
     def make(out: Path) -> dict[str, Any]:
         pipeline = new_pipeline(DenoiserConfig(depth=1), resolution=resolution, seed=0)
         return build_training_cache(
             rows,
-            read_picture,
+            reader_of(store, max_pixels=settings.dataset.max_pixels),
             family_of(pipeline),
             out,
             resolution=resolution,
@@ -97,17 +94,18 @@ def pretrain(
     """
     cache = TrainingCache.open(pretraining_cache(settings, on_progress=on_progress).path)
     pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
+    family, device = family_of(pipeline), choose_device(settings.device)
     validation = cache.select("validation")
     result = train(
-        family_of(pipeline),
+        family,
         cache,
         config,
         training_rows=cache.select("train"),
         validation_rows=validation[:256],
-        device=choose_device(settings.device),
+        device=device,
         checkpoints=CheckpointFolder(settings.paths.checkpoints / "pretraining"),
         on_step=on_step,
-        compiled=compiled,
+        learner=Learner(family, config, device, compiled=compiled),
         stop=stop,
     )
     return pipeline, result

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,8 +113,6 @@ def train(
     checkpoints: CheckpointFolder | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     learner: Learner | None = None,
-    compiled: bool = False,
-    compiled_code: Path | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train a family's model in place.
@@ -131,8 +128,7 @@ def train(
         device: where to train; with several processes on GPUs, each takes its own.
         checkpoints: where to keep the state; a valid one there is gone on from. Without it nothing can be gone back to.
         on_step: told after every step.
-        learner: what was made of the family already, when there is one; it fits ``config`` and ``device``.
-        compiled, compiled_code: compile the denoiser, keeping the code in this folder; unless ``learner`` is given.
+        learner: what was made of the family already, compiled for one; it fits ``config`` and ``device``.
         stop: asked after every step; when true a checkpoint is written and training ends.
 
     Raises:
@@ -151,7 +147,7 @@ def train(
     if config.batch_size < processes:
         raise ValueError(f"a batch of {config.batch_size} cannot be shared by {processes} processes: raise batch_size")
     if learner is None:
-        learner = Learner(family, config, device, compiled=compiled, compiled_code=compiled_code)
+        learner = Learner(family, config, device)
     weights = learner.parameters
     average = {name: value.detach().clone() for name, value in weights.items()}
     best = dict(average)

@@ -113,13 +113,7 @@ def read_splits(split: Artifact) -> pd.DataFrame:
 
 def picture_reader(settings: Settings) -> Callable[[str, tuple[int, int]], np.ndarray]:
     """Reads a picture of the store at a size (height, width), as RGB uint8 [height, width, 3] on white."""
-    from genai_assets.datasets.decoding import decode
     from genai_assets.datasets.picture_store import PictureStore
-    from genai_assets.diffusion.aspect_buckets import to_bucket
+    from genai_assets.diffusion.aspect_buckets import reader_of
 
-    store = PictureStore(settings.paths.pictures)
-
-    def read(record_id: str, size: tuple[int, int]) -> np.ndarray:
-        return to_bucket(decode(store.read(record_id), max_pixels=settings.dataset.max_pixels), *size)
-
-    return read
+    return reader_of(PictureStore(settings.paths.pictures), max_pixels=settings.dataset.max_pixels)

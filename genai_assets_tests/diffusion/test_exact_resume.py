@@ -25,6 +25,7 @@ from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.families.family import Family
+from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.own_process import TrainingProcessDied, run_in_own_process
 from genai_assets.diffusion.training import StepReport, train
 from genai_assets.diffusion.training_cache import TrainingCache
@@ -230,16 +231,9 @@ def train_compiled(
         if step.step == dies_after:
             die()
 
-    family = family_of(load_pipeline(base))
-    train_in(
-        folder,
-        family,
-        TrainingCache.open(cache),
-        make_config(steps=6, checkpoint_every=2, batch_size=4),
-        on_step=report,
-        compiled=True,
-        compiled_code=code,
-    )
+    family, config = family_of(load_pipeline(base)), make_config(steps=6, checkpoint_every=2, batch_size=4)
+    learner = Learner(family, config, torch.device("cpu"), compiled=True, compiled_code=code)
+    train_in(folder, family, TrainingCache.open(cache), config, on_step=report, learner=learner)
     return {"losses": reports}
 
 

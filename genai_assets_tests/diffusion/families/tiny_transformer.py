@@ -3,13 +3,12 @@ downloaded. Letters are their tokens."""
 
 import inspect
 import re
-import string
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+from genai_assets_tests.diffusion.families.tiny_clip import CHARACTERS, clip_config, clip_tokenizer
 
 
 def save_stable_diffusion_3(folder: Path) -> None:
@@ -37,10 +36,10 @@ def save_stable_diffusion_3(folder: Path) -> None:
         transformer=_stirred(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_autoencoder(),
-        text_encoder=CLIPTextModelWithProjection(_clip_config()),
-        tokenizer=_clip_tokenizer(),
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config()),
-        tokenizer_2=_clip_tokenizer(),
+        text_encoder=CLIPTextModelWithProjection(clip_config(hidden_size=8, projection_dim=8)),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=8, projection_dim=8)),
+        tokenizer_2=clip_tokenizer(),
         text_encoder_3=_t5(),
         tokenizer_3=_t5_tokenizer(),
     ).save_pretrained(folder)
@@ -69,8 +68,8 @@ def save_flux(folder: Path, *, guidance_embeds: bool = True) -> None:
             use_dynamic_shifting=guidance_embeds, shift=3.0 if guidance_embeds else 1.0
         ),
         vae=_autoencoder(),
-        text_encoder=CLIPTextModel(_clip_config(hidden_size=16)),
-        tokenizer=_clip_tokenizer(),
+        text_encoder=CLIPTextModel(clip_config(hidden_size=16, projection_dim=8)),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=_t5_tokenizer(),
     ).save_pretrained(folder)
@@ -107,7 +106,7 @@ def save_sana(folder: Path) -> None:
         decoder_qkv_multiscales=((), (), ()),
         scaling_factor=0.4,
     )
-    vocabulary = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *_CHARACTERS)
+    vocabulary = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *CHARACTERS)
     tokenizer = GemmaTokenizer(vocab={word: number for number, word in enumerate(vocabulary)}, merges=[])
     # The pipeline's instruction is long: its words are tokens, too, to spare time.
     instruction = " ".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
@@ -163,40 +162,13 @@ def _autoencoder() -> Any:
     )
 
 
-def _clip_config(hidden_size: int = 8) -> Any:
-    from transformers import CLIPTextConfig
-
-    return CLIPTextConfig(
-        vocab_size=len(_clip_vocabulary()),
-        hidden_size=hidden_size,
-        projection_dim=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-
-
-def _clip_vocabulary() -> dict[str, int]:
-    ends = [f"{character}</w>" for character in _CHARACTERS]
-    return {word: number for number, word in enumerate(("<|startoftext|>", "<|endoftext|>", *_CHARACTERS, *ends))}
-
-
-def _clip_tokenizer() -> Any:
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=77)
-
-
 def _t5_words() -> list[tuple[str, float]]:
     return [
         ("<pad>", 0.0),
         ("</s>", 0.0),
         ("<unk>", 0.0),
         ("▁", -2.0),
-        *((character, -3.0) for character in _CHARACTERS),
+        *((character, -3.0) for character in CHARACTERS),
     ]
 
 

@@ -1,13 +1,13 @@
 """Pipelines of the UNet families from their stock classes: two small levels, random, the same at every call, with
 nothing downloaded. Letters are their tokens; they draw 16 px."""
 
-import string
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+from genai_assets_tests.diffusion.families.tiny_clip import clip_config, clip_tokenizer
+
 _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -43,10 +43,10 @@ def save_stable_diffusion_xl(folder: Path) -> None:
         unet=unet,
         scheduler=EulerDiscreteScheduler(**_SCHEDULE, timestep_spacing="leading", steps_offset=1),
         vae=_autoencoder(),
-        text_encoder=CLIPTextModel(_clip_config()),
-        tokenizer=_clip_tokenizer(),
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config(projection_dim=pooled)),
-        tokenizer_2=_clip_tokenizer(),
+        text_encoder=CLIPTextModel(clip_config(hidden_size=16, projection_dim=16)),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=16, projection_dim=pooled)),
+        tokenizer_2=clip_tokenizer(),
     ).save_pretrained(folder)
 
 
@@ -59,8 +59,8 @@ def _save(folder: Path, noise_scheduler: Any) -> None:
         unet=_unet(cross_attention_dim=16),
         scheduler=noise_scheduler,
         vae=_autoencoder(),
-        text_encoder=CLIPTextModel(_clip_config()),
-        tokenizer=_clip_tokenizer(),
+        text_encoder=CLIPTextModel(clip_config(hidden_size=16, projection_dim=16)),
+        tokenizer=clip_tokenizer(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -101,30 +101,3 @@ def _autoencoder() -> Any:
         sample_size=16,
         scaling_factor=0.5,
     )
-
-
-def _clip_config(projection_dim: int = 16) -> Any:
-    from transformers import CLIPTextConfig
-
-    return CLIPTextConfig(
-        vocab_size=len(_vocabulary()),
-        hidden_size=16,
-        projection_dim=projection_dim,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-
-
-def _vocabulary() -> dict[str, int]:
-    ends = [f"{character}</w>" for character in _CHARACTERS]
-    return {word: number for number, word in enumerate(("<|startoftext|>", "<|endoftext|>", *_CHARACTERS, *ends))}
-
-
-def _clip_tokenizer() -> Any:
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer(vocab=_vocabulary(), merges=[], model_max_length=77)
