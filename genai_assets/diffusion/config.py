@@ -21,7 +21,7 @@ class DenoiserConfig(BaseModel):
     hidden_size: int = Field(default=384, ge=16)
     depth: int = Field(default=6, ge=1)
     num_heads: int = Field(default=6, ge=1)
-    mlp_ratio: float = Field(default=2.67, gt=0)
+    mlp_ratio: float = Field(default=2.667, gt=0)  # 1,024 at the default width: matrices of round sizes multiply faster
     patch_size: int = Field(default=8, ge=1)
     bottleneck_size: int = Field(default=128, ge=1)
     axes_dim: tuple[int, int] = (32, 32)
@@ -52,11 +52,12 @@ class TrainingConfig(BaseModel):
         steps: optimizer steps in all.
         batch_size: pictures a step, over all processes.
         micro_batch_size: pictures that one process works on at a time; gradients of the parts are added up. None: all.
+        optimizer: AdamW; or Muon for the matrices of attention and feed-forward layers and AdamW for the rest.
         learning_rate: peak, after the warm-up.
         warmup_steps: linear warm-up from zero.
         schedule: after the warm-up constant and then, over the last ``decay_share``, linear to zero; or half a cosine.
         decay_share: the last share of steps over which the rate falls linearly to zero.
-        weight_decay: decoupled (AdamW); norms, biases and vectors are exempt.
+        weight_decay: decoupled; norms, biases and vectors are exempt.
         betas: AdamW's moment decays.
         gradient_clip: global norm.
         ema_decay: cap of the moving average's decay; early steps use ``(1 + step) / (10 + step)``.
@@ -83,6 +84,7 @@ class TrainingConfig(BaseModel):
     steps: int = Field(ge=1)
     batch_size: int = Field(default=128, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=8e-4, gt=0, le=1)
     warmup_steps: int = Field(default=200, ge=0)
     schedule: Literal["constant_then_decay", "cosine"] = "constant_then_decay"

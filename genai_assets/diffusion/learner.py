@@ -27,6 +27,7 @@ class Learner:
         family: the model; its parts are trained in place.
         module: called with a batch and the number of pictures in the whole step, gives that batch's share of the loss.
         parameters: those that learn, by name: ``denoiser.…`` and ``TEXT_ENCODER.…``.
+        hidden_matrices: names of the matrices of the denoiser's attention and feed-forward layers among them.
 
     Raises:
         ValueError: the config asks for a LoRA and for training the text encoder at once.
@@ -67,6 +68,13 @@ class Learner:
             for part, module in parts.items()
             for name, value in module.named_parameters()
             if value.requires_grad
+        }
+        self.hidden_matrices = {
+            name
+            for name, value in self.parameters.items()
+            if name.startswith("denoiser.")
+            and value.ndim == 2
+            and any(f".{layer}." in name for layer in family.lora_targets)
         }
         called = compile_denoiser(self._denoiser, compiled_code) if compiled else self._denoiser
         self.module = _loss_module(family, parts, called, config)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.devices import mixed_precision
 from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.learner import Learner
+from genai_assets.diffusion.optimizers import build_optimizer
 from genai_assets.diffusion.training_cache import TrainingCache
 
 if TYPE_CHECKING:
@@ -87,6 +88,18 @@ class TrainingResult:
     faults: int
 
 
+class Batches(Protocol):
+    """Where a run's batches come from, ``BatchSource`` for one."""
+
+    def batch(self, step: int) -> Batch:
+        """The whole batch of a step, the same whenever it is asked for."""
+        ...
+
+    def validation_batches(self, rows: np.ndarray) -> list[Batch]:
+        """Fixed batches to validate on."""
+        ...
+
+
 @dataclass
 class _Facts:
     """What a run knows of itself besides tensors; written into each checkpoint."""
@@ -113,6 +126,7 @@ def train(
     checkpoints: CheckpointFolder | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     learner: Learner | None = None,
+    source: "Batches | None" = None,
     stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train a family's model in place.
@@ -129,6 +143,7 @@ def train(
         checkpoints: where to keep the state; a valid one there is gone on from. Without it nothing can be gone back to.
         on_step: told after every step.
         learner: what was made of the family already, compiled for one; it fits ``config`` and ``device``.
+        source: gives the batches in the place of ``cache``; ``validation_rows`` are then what it takes them for.
         stop: asked after every step; when true a checkpoint is written and training ends.
 
     Raises:
@@ -151,9 +166,9 @@ def train(
     weights = learner.parameters
     average = {name: value.detach().clone() for name, value in weights.items()}
     best = dict(average)
-    adam = build_optimizer(weights, config)
-    module, optimizer = accelerator.prepare(learner.module, adam)
-    source = BatchSource(cache, family, training_rows, config)
+    own = build_optimizer(weights, config, learner.hidden_matrices)
+    module, optimizer = accelerator.prepare(learner.module, own)
+    source = source or BatchSource(cache, family, training_rows, config)
     validation = source.validation_batches(validation_rows) if config.validate_every and len(validation_rows) else []
 
     def validate() -> float | None:
@@ -168,7 +183,7 @@ def train(
             facts.seconds = time.monotonic() - started
             kept = best if config.keep == "best" and facts.best_step is not None else {}
             written = dataclasses.asdict(facts) | {"config": config.model_dump(mode="json")}
-            checkpoints.save(step, _state(weights, average, kept, adam), written)
+            checkpoints.save(step, _state(weights, average, kept, own), written)
         accelerator.wait_for_everyone()
 
     def load() -> bool:
@@ -177,7 +192,7 @@ def train(
         if found is None:
             return False
         step, state, kept = found
-        _restore(state, weights, average, adam)
+        _restore(state, weights, average, own)
         facts = _Facts(**{field.name: kept[field.name] for field in dataclasses.fields(_Facts)})
         if facts.best_step is not None and config.keep == "best":
             best = {name: state[f"best.{name}"].to(device) for name in weights}
@@ -195,7 +210,7 @@ def train(
     clock, clock_step = time.monotonic(), step
     while step < config.steps and not facts.ended:
         learning_rate = config.learning_rate_at(step) * RATE_AFTER_A_FAULT**facts.faults
-        for group in adam.param_groups:
+        for group in own.param_groups:
             group["lr"] = learning_rate
 
         # The gradient of the mean loss over the whole batch, of which this process works on its part.
@@ -269,19 +284,6 @@ def train(
         seconds=time.monotonic() - started,
         faults=facts.faults,
     )
-
-
-def build_optimizer(parameters: "dict[str, Any]", config: TrainingConfig) -> "torch.optim.Optimizer":
-    """AdamW (Loshchilov and Hutter 2019); matrices decay, norms and biases do not."""
-    import torch
-
-    matrices = [value for value in parameters.values() if value.ndim >= 2]
-    others = [value for value in parameters.values() if value.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def _backward(

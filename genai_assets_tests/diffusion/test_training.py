@@ -21,6 +21,7 @@ from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.families.prx import PRXPixel
 from genai_assets.diffusion.learner import Learner
+from genai_assets.diffusion.optimizers import build_optimizer
 from genai_assets.diffusion.training import StepReport, TrainingDiverged, TrainingResult, train
 from genai_assets.diffusion.training_cache import DataNotFinite, TrainingCache
 from genai_assets_tests.diffusion.conftest import fresh
@@ -28,6 +29,7 @@ from genai_assets_tests.diffusion.weights import digest_weights
 
 CPU = torch.device("cpu")
 STEPS = 5
+WAYS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"method": "lora"}, "muon": {"optimizer": "muon"}}
 
 
 class Killed(Exception):
@@ -53,8 +55,8 @@ def run(family: Family, cache: TrainingCache, config: TrainingConfig, **more: An
 
 @pytest.fixture(scope="module")
 def untouched(tiny_pipeline: Any, cache: TrainingCache) -> dict[str, TrainingResult]:
-    """What runs give that nothing interrupted, by method."""
-    return {method: run(family_of(tiny_pipeline), cache, make_config(method=method)) for method in ("full", "lora")}
+    """What runs give that nothing interrupted."""
+    return {way: run(family_of(tiny_pipeline), cache, make_config(**changes)) for way, changes in WAYS.items()}
 
 
 def test_a_training_of_a_few_steps_lowers_the_loss(tiny_family, cache):
@@ -90,10 +92,10 @@ def test_the_loss_of_a_perfect_guess_is_zero_and_little_noise_weighs_more(tiny_f
     assert loss(pictures + 1, [0.0, 0.0]) == pytest.approx(100), "the weight is bounded near sigma 0"
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("after", "every"), [(1, 1), (3, 1), (4, 1), (4, 3), (5, 1)])
-def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_family, cache, untouched, tmp_path, method, after, every):
-    config = make_config(method=method, checkpoint_every=every)
+def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_family, cache, untouched, tmp_path, way, after, every):
+    config = make_config(**WAYS[way], checkpoint_every=every)
 
     def kill(report: StepReport) -> None:
         if report.step == after:
@@ -103,10 +105,10 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(tiny_family, cache, untou
         run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=kill)
     reports: list[StepReport] = []
     result = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path), on_step=reports.append)
-    assert digest_weights(result.denoiser) == digest_weights(untouched[method].denoiser)
+    assert digest_weights(result.denoiser) == digest_weights(untouched[way].denoiser)
     assert [report.step for report in reports] == list(range(after - after % every + 1, STEPS + 1))
     figures = ("steps", "final_loss", "first_validation_loss", "validation_loss", "pictures_seen")
-    assert [getattr(result, name) for name in figures] == [getattr(untouched[method], name) for name in figures]
+    assert [getattr(result, name) for name in figures] == [getattr(untouched[way], name) for name in figures]
 
 
 @pytest.mark.parametrize("dies", ["between two steps", "while it writes a checkpoint"])
@@ -172,6 +174,34 @@ def test_a_lora_training_is_the_same_whatever_was_drawn_before_it(tiny_family, c
     torch.manual_seed(99)
     result = run(tiny_family, cache, make_config(method="lora"))
     assert digest_weights(result.denoiser) == digest_weights(untouched["lora"].denoiser)
+
+
+def test_muon_moves_the_matrices_of_attention_and_feed_forward_otherwise_and_by_as_much(tiny_family):
+    def moved(optimizer: str) -> dict[str, torch.Tensor]:
+        family, config = fresh(tiny_family), make_config(optimizer=optimizer, weight_decay=0)
+        learner = Learner(family, config, CPU)
+        before = {name: value.detach().clone() for name, value in learner.parameters.items()}
+        generator = torch.Generator().manual_seed(1)
+        for value in learner.parameters.values():
+            value.grad = torch.randn(value.shape, generator=generator)
+        build_optimizer(learner.parameters, config, learner.hidden_matrices).step()
+        return {name: value.detach() - before[name] for name, value in learner.parameters.items()}
+
+    by_adam, by_muon = moved("adamw"), moved("muon")
+    unlike = {name for name in by_adam if not torch.equal(by_adam[name], by_muon[name])}
+    assert unlike == Learner(fresh(tiny_family), make_config(), CPU).hidden_matrices
+    assert all(any(layer in name for layer in tiny_family.lora_targets) for name in unlike)
+    for name in unlike:
+        # AdamW's first step moves each weight by the rate; Muon's are scaled to what AdamW's are in the long run.
+        assert 0.1 < by_muon[name].square().mean().sqrt() / by_adam[name].square().mean().sqrt() < 0.4
+        widths = torch.linalg.svdvals(by_muon[name])
+        assert widths.max() < 2.5 * widths.min(), "every direction is moved alike"
+
+
+def test_muon_without_a_matrix_to_move_is_refused():
+    weights = {"denoiser.norm": torch.nn.Parameter(torch.ones(3))}
+    with pytest.raises(ValueError, match="there are none: use adamw"):
+        build_optimizer(weights, make_config(optimizer="muon"))
 
 
 def test_another_seed_is_another_training(tiny_family, cache, untouched):
