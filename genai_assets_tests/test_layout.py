@@ -28,6 +28,7 @@ ROOMS = {
     "great_expectations": ("datasets/expectations.py",),
     "mlflow": ("registry/",),
     "optuna": ("diffusion/tuning/study.py",),
+    "openvino": ("diffusion/drawing/openvino_denoiser.py",),
 }
 HEAVY = (
     "diffusers",
@@ -35,6 +36,7 @@ HEAVY = (
     "great_expectations",
     "lancedb",
     "mlflow",
+    "openvino",
     "optuna",
     "sklearn",
     "torch",

@@ -114,28 +114,30 @@ class PRXPixel(FlowFamily):
         denoiser, guided = self.denoiser, guidance_scale > 1
         device, dtype = denoiser.device, denoiser.dtype
         with torch.inference_mode():
-            told = self.encode_prompts([*([""] if guided else []), *prompts])
-            if guided:
-                # One empty prompt serves the whole batch.
-                told = {
-                    name: torch.cat((value[:1].expand(len(prompts), *value.shape[1:]), value[1:]))
-                    for name, value in told.items()
-                }
+            told = self._encode_each_once([*([""] * len(prompts) if guided else []), *prompts])
             told["embeddings"] = told["embeddings"].to(dtype)
             noise_scheduler = copy.deepcopy(self.pipeline.scheduler)
             noise_scheduler.set_timesteps(steps, device=device)
             pictures = self._noise(seeds, side).to(device)
             for done, timestep in enumerate(noise_scheduler.timesteps, start=1):
                 sigma = timestep.float() / noise_scheduler.config.num_train_timesteps
-                noisy = torch.cat((pictures, pictures)) if guided else pictures
-                clean = self.predict(denoiser, noisy.to(dtype), sigma.expand(len(noisy)), told).float()
+                noisy = pictures.to(dtype)
+                noisy = torch.cat((noisy, noisy)) if guided else noisy
+                clean = self.predict(denoiser, noisy, sigma.expand(len(noisy)), told).float()
                 if guided:  # classifier-free guidance (Ho and Salimans 2022)
                     unprompted, prompted = clean.chunk(2)
                     clean = unprompted + guidance_scale * (prompted - unprompted)
                 velocity = (pictures - clean) / sigma.clamp(min=_SMALLEST_SIGMA_IN_DRAWING)
                 pictures = noise_scheduler.step(velocity, timestep, pictures).prev_sample
-                on_step(done)
+                on_step(min(done, steps))  # some noise schedulers call the denoiser more often than they were asked to
             return self.pipeline.image_processor.postprocess(pictures.float().cpu(), output_type="pil")
+
+    def _encode_each_once(self, prompts: Sequence[str]) -> Conditions:
+        """Conditions of prompts of which many are the same, the empty one above all."""
+        places = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        told = self.encode_prompts(list(places))
+        rows = [places[prompt] for prompt in prompts]
+        return {name: value[rows] for name, value in told.items()}
 
     def _noise(self, seeds: Sequence[int], side: int) -> "Tensor":
         """Initial noise, drawn picture by picture on the CPU so that batch and device do not matter."""
