@@ -5,6 +5,8 @@
     sources -> raw_data -> validated_data -> image_features -> splits -> training_cache -+
                                                                           base_model ----+-> fine_tuned_model
                                                                                                |
+                                                                                       (distilled_model)
+                                                                                               |
                                                                                           eval_report
                                                                                                | (gate)
                                                                                          champion_model

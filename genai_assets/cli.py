@@ -136,11 +136,12 @@ def generate(
         float | None, typer.Option(min=1, max=20, help="Guidance scale; else sampling.guidance_scale.")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder; else the champion, the newest, the base.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="With the champion's few-step student.")] = False,
 ) -> None:
     """Draw pictures with the champion, or with the best there is; no service is needed."""
     import random
 
-    from genai_assets import durable
+    from genai_assets import durable, stages
     from genai_assets.diffusion import sampling
 
     if not prompt.strip():
@@ -148,7 +149,8 @@ def generate(
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}; pictures are written as PNG: let its name end in .png")
     settings, console = read_settings(), make_console()
-    folder, who = _model_to_draw_with(settings, model)
+    folder, who = _student_to_draw_with(settings, model) if fast else _model_to_draw_with(settings, model)
+    sampler = stages.drawn_as(settings, folder)
     say(console, f"Drawing with {who}.")
     facts = _facts(folder)
     first = random.randrange(2**31) if seed is None else seed
@@ -156,12 +158,14 @@ def generate(
     asked = facts.prompt(prompt) if facts else prompt
     with StageProgress(console) as progress:
         with console.status("Loading the model …"):
-            drawer = sampling.load(folder, device=settings.device)
+            drawer = sampling.load(
+                folder, device=settings.device, backend=settings.sampling.backend, cache=settings.paths.converted
+            )
         pictures = drawer.draw(
             [asked] * n,
             seeds=seeds,
-            steps=steps or settings.sampling.steps,
-            guidance_scale=guidance or settings.sampling.guidance_scale,
+            steps=steps or sampler.steps,
+            guidance_scale=guidance or sampler.guidance_scale,
             on_step=lambda done, total: progress.on_progress("denoising steps", done, total),
         )
     for picture, place in zip(pictures, _places(out, prompt, seeds), strict=True):
@@ -189,8 +193,10 @@ def train() -> None:
     settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
         validated, split = walkthrough.data(settings, progress)
-        model, _ = walkthrough.train(settings, progress, validated, split)
+        model, student, _ = walkthrough.train_with_student(settings, progress, validated, split)
     say(console, f"Model {model.summary['model_version']}: {model.path}")
+    if student is not model:
+        say(console, f"Its student, which draws in {student.summary['drawing_steps']} steps: {student.path}")
     say(console, "Next: genai evaluate. To see it draw: genai generate “a red fox” --model FOLDER.")
 
 
@@ -202,7 +208,7 @@ def evaluate() -> None:
     settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
         validated, features, split = walkthrough.prepare(settings, progress)
-        model, base = walkthrough.train(settings, progress, validated, split)
+        model, student, base = walkthrough.train_with_student(settings, progress, validated, split)
         report = progress.stage(
             "eval_report",
             lambda: stages.eval_report(
@@ -212,6 +218,7 @@ def evaluate() -> None:
                 split,
                 validated,
                 features,
+                distilled=student,
                 on_progress=progress.on_progress,
             ),
         )
@@ -225,7 +232,7 @@ def evaluate() -> None:
 @app.command(rich_help_panel=_STEPS)
 def pretrain(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in all, those of earlier runs included.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 128,
     hidden_size: Annotated[int | None, typer.Option(help="Width of a token.")] = None,
     depth: Annotated[int | None, typer.Option(help="Transformer blocks.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads; must divide the width.")] = None,
@@ -235,15 +242,12 @@ def pretrain(
     export: Annotated[Path | None, typer.Option(help="When done, write the base model into this folder.")] = None,
 ) -> None:
     """Train a small base model from nothing; run again, it goes on from its last checkpoint."""
-    from genai_assets.diffusion.config import TrainingConfig
-    from genai_assets.diffusion.pretraining import export_embedded_base
+    from genai_assets.diffusion.pretraining import export_embedded_base, pretraining_config
     from genai_assets.diffusion.pretraining import pretrain as run
 
     settings, console = read_settings(), make_console()
     shape = _shape(hidden_size, depth, heads)
-    config = TrainingConfig.model_validate(
-        {"steps": steps, "batch_size": batch_size, "checkpoint_every": 200, "validate_every": 200}
-    )
+    config = pretraining_config(steps, batch_size)
     with StageProgress(console) as progress, _interrupt_asks() as interrupt:
 
         def on_step(report: "StepReport") -> None:
@@ -370,6 +374,26 @@ def _model_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Path,
         return newest.path, f"the newest fine-tuned model, {newest.summary['model_version']}{lost}"
     base = stages.base_model(settings)
     return base.path, f"the base model, which has not learnt the house style: run `genai demo`{lost}"
+
+
+def _student_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Path, str]:
+    """The folder of the champion's student, and who that is.
+
+    Raises:
+        ValueError: there is none, or a model is named as well.
+    """
+    from genai_assets import stages
+
+    if named is not None:
+        raise ValueError("--fast draws with the champion's student: leave --model out, or name the student's folder")
+    champion = stages.current_champion(settings)
+    folder = stages.few_step_student(champion)
+    if folder is None:
+        raise ValueError(
+            f"the champion {champion.model_version} has no few-step student: set distillation.max_minutes and run "
+            "`genai demo`; the line of champion_model says why a student is not served"
+        )
+    return folder, f"the few-step student of the champion, {champion.model_version}"
 
 
 def _facts(folder: Path) -> "ModelFacts | None":

@@ -170,6 +170,7 @@ _TOLD = {
     "training_cache": ("pictures", "prompts"),
     "hyperparameter_study": ("trials", "pruned", "failed", "current_validation_loss", "best_validation_loss"),
     "fine_tuned_model": ("model_version", "steps", "validation_loss"),
+    "distilled_model": ("model_version", "drawing_steps", "trajectories", "steps"),
     "eval_report": ("model_version", "pictures"),
 }
 

@@ -91,7 +91,8 @@ def _send_traffic(settings: Settings, champion: "Champion", console: "Console") 
     if not prompts:
         console.print(f"[green]✓[/] the service's log has {there} requests of champion {champion.model_version}")
         return
-    with running_service(champion.model_path, settings) as url, ServiceClient(url) as client:
+    student = stages.few_step_student(champion)
+    with running_service(champion.model_path, settings, few_steps=student) as url, ServiceClient(url) as client:
         console.print(f"The service runs at {url}; {len(prompts)} prompts go through it, {RATINGS} answers are rated.")
         for number, prompt in enumerate(track(prompts, "asking the service", console=console), start=there):
             answer = client.generate(prompt, seed=number)
@@ -123,7 +124,15 @@ def _print_ending(settings: Settings, console: "Console", timings: Timings, by_a
     table = Table(title=f"On {metrics['pictures']} held-out concepts", title_justify="left")
     for column in ("", "KID to real", "R@1", "R@5", "style", "near-copies"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, label in (("base", "base model"), ("fine_tuned", "fine-tuned"), ("real", "real pictures (the floor)")):
+    students = settings.distillation.drawing_steps
+    for name, label in (
+        ("base", "base model"),
+        ("fine_tuned", "fine-tuned"),
+        (stages.FEW_STEPS, f"its student in {students} step{'s' * (students > 1)}"),
+        ("real", "real pictures (the floor)"),
+    ):
+        if name not in figures:
+            continue
         of = figures[name]
         style = "–" if of["style_score"] is None else f"{of['style_score']:.0%}"
         table.add_row(

@@ -19,11 +19,19 @@ from pydantic_settings import (
 )
 
 from genai_assets.diffusion.config import Augmentation
+from genai_assets.diffusion.drawing.backends import BackendName
 
 CONFIG_VARIABLE = "GENAI_CONFIG"
 CONFIG_FILE = "genai.toml"
 OTHER_VARIABLES = frozenset(
-    {CONFIG_VARIABLE, "GENAI_SERVE_MODEL", "GENAI_TRACEBACK", "GENAI_TEST_CACHE", "GENAI_CHROMIUM"}
+    {
+        CONFIG_VARIABLE,
+        "GENAI_SERVE_MODEL",
+        "GENAI_SERVE_FEW_STEPS",
+        "GENAI_TRACEBACK",
+        "GENAI_TEST_CACHE",
+        "GENAI_CHROMIUM",
+    }
 )
 """Variables of ours that are no settings."""
 
@@ -91,6 +99,9 @@ class FineTuneSettings(_Section):
     micro_batch_size: int | None = Field(default=None, ge=1, description="Pictures at a time; not set: all of a batch.")
     gradient_checkpointing: bool = Field(default=False, description="Save memory, spend time.")
     processes: int = Field(default=1, ge=1, le=64, description="Training processes: one for each GPU.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: for the matrices of attention and feed-forward layers, AdamW for the rest."
+    )
     learning_rate: float = Field(default=3e-4, gt=0, le=1)
     schedule: Literal["constant_then_decay", "cosine"] = "constant_then_decay"
     weight_decay: float = Field(default=0.02, ge=0)
@@ -170,6 +181,41 @@ class AutoencoderSettings(_Section):
         return self.max_steps > 0 or self.max_minutes is not None
 
 
+class DistillationSettings(_Section):
+    """A student that draws in a few steps and without guidance; off unless a budget is set."""
+
+    max_steps: int = Field(default=0, ge=0, description="Step budget; 0: none, and off when max_minutes is unset, too.")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="Wall-clock budget of the teacher's drawing and the student's training."
+    )
+    drawing_steps: int = Field(default=4, ge=1, le=4, description="That the student draws in.")
+    teacher_steps: int = Field(
+        default=12, ge=1, le=200, description="Of the teacher, for what the student learns from."
+    )
+    trajectories: int = Field(default=4096, ge=1, description="Pictures the teacher draws; fewer when minutes run out.")
+    method: Literal["full", "lora"] = "full"
+    lora_rank: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1, description="Pictures at a time; not set: all of a batch.")
+    gradient_checkpointing: bool = Field(default=False, description="Save memory, spend time.")
+    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    ema_decay: float = Field(default=0.98, ge=0, lt=1)
+    adversarial_weight: float = Field(
+        default=0.0, ge=0, description="Of a discriminator's verdict on the student's pictures; 0: none."
+    )
+    max_kid_loss: float = Field(
+        default=0.1,
+        ge=0,
+        description="The student serves if its KID is higher than the teacher's by at most this share.",
+    )
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a budget is set."""
+        return self.max_steps > 0 or self.max_minutes is not None
+
+
 class SelectionSettings(_Section):
     """Which base models at hand are compared, and how long."""
 
@@ -197,6 +243,9 @@ class SamplingSettings(_Section):
 
     steps: int = Field(default=30, ge=1, le=200)
     guidance_scale: float = Field(default=3.0, ge=1, le=20)
+    backend: BackendName = Field(
+        default="auto", description="How the denoiser computes; auto: OpenVINO on a CPU where it can, else eager."
+    )
 
 
 class EvaluationSettings(_Section):
@@ -270,6 +319,7 @@ class Settings(BaseSettings):
     splits: SplitSettings = SplitSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
+    distillation: DistillationSettings = DistillationSettings()
     selection: SelectionSettings = SelectionSettings()
     study: StudySettings = StudySettings()
     sampling: SamplingSettings = SamplingSettings()
@@ -340,6 +390,7 @@ class HomePaths:
         self.encodings = home / "encodings.sqlite"  # latents and prompt embeddings by content
         self.checkpoints = home / "checkpoints"
         self.compiled = home / "compiled"  # code that torch compiled for this machine
+        self.converted = home / "converted"  # denoisers that OpenVINO converted for this machine
         self.database = home / "genai.sqlite"  # request log, feedback events, retrain ledger
         self.studies = home / "studies.sqlite"  # hyperparameter studies, tables of Optuna's own
         self.mlflow = home / "mlflow"

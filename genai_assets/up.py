@@ -240,6 +240,7 @@ class _Supervisor:
         """Let the service serve today's champion; True when it was started (anew)."""
         from sqlalchemy.exc import SQLAlchemyError
 
+        from genai_assets import stages
         from genai_assets.registry.champion import ChampionPointer
 
         try:
@@ -265,7 +266,7 @@ class _Supervisor:
             self._say(f"New champion {found.model_version}: the service starts again with it.")
             self._stop([old])
         self.champion = found
-        self._start(service(self.settings, found.model_path, self.ports[SERVICE]))
+        self._start(service(self.settings, found.model_path, self.ports[SERVICE], stages.few_step_student(found)))
         return True
 
     def _say(self, text: str, style: str = "") -> None:
@@ -349,15 +350,18 @@ def mlflow(settings: Settings, port: int) -> Program:
     )
 
 
-def service(settings: Settings, model_folder: Path, port: int) -> Program:
-    """The image service with one model."""
+def service(settings: Settings, model_folder: Path, port: int, few_steps: Path | None = None) -> Program:
+    """The image service with one model, and that model's few-step student if it has one."""
     from genai_assets.serving import packaging
 
     host = settings.serving.host
     arguments = ["serve", packaging.SERVICE, "--host", host, "--port", str(port)]
+    served = {packaging.MODEL_FOLDER_VARIABLE: str(model_folder.absolute())}
+    if few_steps is not None:
+        served[packaging.FEW_STEPS_FOLDER_VARIABLE] = str(few_steps.absolute())
     environment = _environment(
         settings,
-        **{packaging.MODEL_FOLDER_VARIABLE: str(model_folder.absolute())},
+        **served,
         BENTOML_HOME=str(settings.paths.bentoml),
         # BentoML clears this folder at start: another service of the home (a smoke test) must have its own.
         PROMETHEUS_MULTIPROC_DIR=str(settings.paths.bentoml / "prometheus-up"),

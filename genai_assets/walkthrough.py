@@ -10,6 +10,7 @@ from genai_assets.console import StageProgress
 
 if TYPE_CHECKING:
     from genai_assets.artifacts import Artifact
+    from genai_assets.diffusion.training import StepReport
     from genai_assets.settings import Settings
 
 
@@ -69,8 +70,36 @@ def train(
     settings: "Settings", progress: StageProgress, validated: "Artifact", split: "Artifact"
 ) -> "tuple[Artifact, Artifact]":
     """The fine-tuned model and the base it grew from."""
+    model, _, base = _fine_tune(settings, progress, validated, split)
+    return model, base
+
+
+def train_with_student(
+    settings: "Settings", progress: StageProgress, validated: "Artifact", split: "Artifact"
+) -> "tuple[Artifact, Artifact, Artifact]":
+    """The fine-tuned model, its few-step student (the model itself when none is asked for), and the base."""
+    from genai_assets.diffusion.distillation.trajectories import TrajectoriesDrawn
+
+    model, cache, base = _fine_tune(settings, progress, validated, split)
+    if not settings.distillation.wanted:
+        return model, model, base
+
+    def tell(report: "StepReport | TrajectoriesDrawn") -> None:
+        if isinstance(report, TrajectoriesDrawn):
+            progress.on_progress("the teacher draws", report.done, report.total)
+        else:
+            progress.on_step(report)
+
+    student = progress.stage("distilled_model", lambda: stages.distilled_model(settings, cache, model, on_step=tell))
+    return model, student, base
+
+
+def _fine_tune(
+    settings: "Settings", progress: StageProgress, validated: "Artifact", split: "Artifact"
+) -> "tuple[Artifact, Artifact, Artifact]":
+    """The fine-tuned model, the training cache, and the base."""
     base, start, cache = starting_point(settings, progress, validated, split)
     model = progress.stage(
         "fine_tuned_model", lambda: stages.fine_tuned_model(settings, cache, start, on_step=progress.on_step)
     )
-    return model, base
+    return model, cache, base

@@ -50,7 +50,16 @@ REGISTRIES = [
 ]
 
 # Too dear to run here (the whole graph, drawing, servers) or run by other tests; parsed only.
-NOT_RUN = ("make", "genai demo", "genai prepare", "genai generate", "genai tune", "dagster job execute", "dagster dev")
+NOT_RUN = (
+    "make",
+    ".venv/bin/python -m",
+    "genai demo",
+    "genai prepare",
+    "genai generate",
+    "genai tune",
+    "dagster job execute",
+    "dagster dev",
+)
 PARSED_HERE = ("export", "mkdir", "curl", "python -c")
 
 

@@ -8,6 +8,7 @@ MODEL = (
     "fine_tuned_autoencoder",
     "training_cache",
     "fine_tuned_model",
+    "distilled_model",
     "eval_report",
     "champion_model",
     "bento_service",

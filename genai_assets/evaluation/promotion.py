@@ -137,6 +137,33 @@ def decide(challenger: Figures, champion: Figures | None, policy: PromotionPolic
     return Decision(better, _sentence(better, why, "the champion", challenger, champion.kid, policy))
 
 
+def judge_student(student: Figures, teacher: Figures, policy: PromotionPolicy, *, max_kid_loss: float) -> Decision:
+    """Decide whether a distilled student may draw in its teacher's place where speed is asked for.
+
+    It must be sound, measured on the same pictures, and its KID may be higher than the teacher's by at most
+    ``max_kid_loss`` of the teacher's. Agreement with the prompt may fall as far as a challenger's.
+
+    Args:
+        student, teacher: figures of one evaluation.
+        policy: the limits that every model is held to.
+        max_kid_loss: a share, 0.1 for a tenth.
+    """
+    if found := faults(student, policy):
+        return Decision(False, f"Its few-step student is not served, it is broken: {'; '.join(found)}.", broken=True)
+    compared = f"KID {teacher.kid:.4f} → {student.kid:.4f}, R@5 {teacher.recall_at_5:.3f} → {student.recall_at_5:.3f}"
+    if student.kid > teacher.kid + max_kid_loss * abs(teacher.kid):
+        return Decision(
+            False, f"Its few-step student is not served: its KID is more than {max_kid_loss:.0%} higher ({compared})."
+        )
+    if teacher.recall_at_5 - student.recall_at_5 > policy.max_agreement_loss:
+        return Decision(
+            False,
+            "Its few-step student is not served: agreement with the prompt falls by more than "
+            f"{policy.max_agreement_loss:.3f} ({compared}).",
+        )
+    return Decision(True, f"Its few-step student is served beside it ({compared}).")
+
+
 def _sentence(
     better: bool, why: str, rival: str, challenger: Figures, rival_kid: float, policy: PromotionPolicy
 ) -> str:

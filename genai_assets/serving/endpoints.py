@@ -139,6 +139,8 @@ class _Endpoints:
                 "max_prompt_length": limits.max_prompt_length,
                 "steps": generator.steps,
                 "guidance_scale": generator.guidance_scale,
+                "few_steps": generator.student
+                and {"model_version": generator.student.facts.model_version, "steps": generator.student.steps},
             }
         )
 
@@ -147,6 +149,7 @@ class _Endpoints:
         started = time.perf_counter()
         generator = self._generator()
         wanted = parse_generation(body, self._limits(generator))
+        generator = generator.of_quality(wanted.quality)
         seed = secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed
         entry = partial(
             RequestEntry,
@@ -176,6 +179,8 @@ class _Endpoints:
                 ],
                 "request_id": done.id,
                 "model_version": done.model_version,
+                "quality": wanted.quality,
+                "steps": generator.steps,
                 "seed": seed,
                 "size": done.size,
                 "drawn_size": f"{generator.facts.resolution}x{generator.facts.resolution}",

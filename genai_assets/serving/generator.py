@@ -54,6 +54,15 @@ class Drawer(Protocol):
         ...
 
 
+class DrawnAs(BaseModel):
+    """How a model wants to be drawn: a few-step student says so, for other ways it cannot."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=1)
+
+
 class ModelFacts(BaseModel):
     """What ``model.json`` of a model folder says that drawing needs.
 
@@ -62,6 +71,7 @@ class ModelFacts(BaseModel):
         style: the house style it has learnt.
         prompt_template: how captions became prompts in training; has ``{caption}``, may have ``{style}``.
         resolution: pixels a side.
+        sampling: how it wants to be drawn; None: as the settings say.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
@@ -70,6 +80,7 @@ class ModelFacts(BaseModel):
     style: str
     prompt_template: str
     resolution: int = Field(ge=1)
+    sampling: DrawnAs | None = None
 
     def prompt(self, asked: str) -> str:
         """The prompt the model was trained to understand, from what a person typed.
@@ -90,17 +101,29 @@ class PictureGenerator:
         facts: of the drawer's model.
         steps: sampling steps.
         guidance_scale: strength of classifier-free guidance.
+        student: draws in its place where low quality is asked for, in a few steps; None: there is none.
     """
 
-    def __init__(self, drawer: Drawer, facts: ModelFacts, *, steps: int, guidance_scale: float):
+    def __init__(
+        self,
+        drawer: Drawer,
+        facts: ModelFacts,
+        *,
+        steps: int,
+        guidance_scale: float,
+        student: "PictureGenerator | None" = None,
+    ):
         self.facts = facts
+        self.student = student
         self.steps = steps
         self.guidance_scale = guidance_scale
         self._drawer = drawer
 
     @classmethod
-    def load(cls, model_folder: Path, settings: "Settings") -> "PictureGenerator":
+    def load(cls, model_folder: Path, settings: "Settings", few_steps: Path | None = None) -> "PictureGenerator":
         """Load a model folder and draw one picture with it, so that the first user does not wait for warm-up.
+
+        With ``few_steps``, the folder of its student, that one is loaded as well.
 
         Raises:
             ValueError: the folder is no complete model; the message says what is missing.
@@ -108,11 +131,19 @@ class PictureGenerator:
         from genai_assets.diffusion import sampling
 
         facts = read_facts(model_folder)
-        drawer = sampling.load(model_folder, device=settings.device)
-        sampler = settings.sampling
-        generator = cls(drawer, facts, steps=sampler.steps, guidance_scale=sampler.guidance_scale)
+        drawer = sampling.load(
+            model_folder, device=settings.device, backend=settings.sampling.backend, cache=settings.paths.converted
+        )
+        sampler = facts.sampling or settings.sampling
+        drawer.make_ready(settings.serving.max_pictures, guidance_scale=sampler.guidance_scale)
+        student = cls.load(few_steps, settings) if few_steps else None
+        generator = cls(drawer, facts, steps=sampler.steps, guidance_scale=sampler.guidance_scale, student=student)
         generator.draw(facts.style or "warm-up", n=1, seed=0, side=facts.resolution)
         return generator
+
+    def of_quality(self, quality: str) -> "PictureGenerator":
+        """Who draws a quality: the student ``"low"``, if there is one; else this model."""
+        return self.student if quality == "low" and self.student else self
 
     def draw(self, asked: str, *, n: int, seed: int, side: int, deadline: float = math.inf) -> list[bytes]:
         """Draw ``n`` pictures of one prompt.

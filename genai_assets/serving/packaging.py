@@ -29,7 +29,9 @@ from genai_assets.settings import Settings
 SERVICE = "genai_assets.serving.service:ImageGenerationService"
 BENTO_NAME = "image_generation_service"
 MODEL_NAME = "genai_champion"
+FEW_STEPS_NAME = "genai_few_steps"
 MODEL_FOLDER_VARIABLE = "GENAI_SERVE_MODEL"
+FEW_STEPS_FOLDER_VARIABLE = "GENAI_SERVE_FEW_STEPS"
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 
@@ -84,11 +86,12 @@ class SmokeResult:
     png: bytes
 
 
-def build_bento(model_folder: Path, model_version: str, settings: Settings) -> BentoInfo:
-    """Pack a model and the code that serves it into a Bento; built twice, it is built once.
+def build_bento(model_folder: Path, model_version: str, settings: Settings, few_steps: Path | None = None) -> BentoInfo:
+    """Pack a model, its few-step student if given, and the code that serves them; built twice, it is built once.
 
-    The Bento's version is made of the model's version and a digest of the code, so the same inputs give the same tag.
-    Bento and model appear whole in the stores of ``settings.paths.bentoml``, or not at all. No package index is asked.
+    The Bento's version is made of the model's version and a digest of the code and of the student's version, so the
+    same inputs give the same tag. Bento and models appear whole in the stores of ``settings.paths.bentoml``, or not at
+    all. No package index is asked.
 
     Raises:
         ValueError: the folder is no model folder, or another model of this version is in the store already.
@@ -99,36 +102,63 @@ def build_bento(model_folder: Path, model_version: str, settings: Settings) -> B
         raise ValueError(f"{model_folder} holds model {facts.model_version!r}, not {model_version!r}")
     home = settings.paths.bentoml
     home.mkdir(parents=True, exist_ok=True)
+    packed = [_Packed.of(MODEL_NAME, model_folder, home)]
+    if few_steps is not None:
+        packed.append(_Packed.of(FEW_STEPS_NAME, few_steps, home))
     workplace = Path(tempfile.mkdtemp(dir=home, prefix=".building."))
     try:
         context = workplace / "context"
         _stage(context)
-        code_version = durable.digest_json(durable.digest_tree(context))[:8]
-        model_tag = _tag_text(model_version)
-        version = f"{model_tag}-{code_version}"
-        model_digest = durable.digest_json(durable.digest_tree(model_folder))[:32]
-        model_home = home / "models" / MODEL_NAME / model_tag
+        code = durable.digest_tree(context)
+        students = [model.tag for model in packed[1:]]
+        code_version = durable.digest_json({"code": code, "students": students} if students else code)[:8]
+        version = f"{_tag_text(model_version)}-{code_version}"
         bento_home = home / "bentos" / BENTO_NAME / version
-        if model_home.is_dir() and _stored_digest(model_home) != model_digest:
-            raise ValueError(
-                f"{model_home} holds another model of version {model_version!r}; remove it, or give this one its own"
-            )
-        reused = model_home.is_dir() and bento_home.is_dir()
+        for model in packed:
+            if model.home.is_dir() and _stored_digest(model.home) != model.digest:
+                raise ValueError(
+                    f"{model.home} holds another model of version {model.version!r}; "
+                    "remove it, or give this one its own"
+                )
+        reused = bento_home.is_dir() and all(model.home.is_dir() for model in packed)
         if not reused:
             request = {
-                "model_folder": str(model_folder.absolute()),
-                "model_tag": f"{MODEL_NAME}:{model_tag}",
-                "model_digest": model_digest,
+                "models": [
+                    {"folder": str(model.folder.absolute()), "tag": model.tag, "digest": model.digest}
+                    for model in packed
+                ],
                 "bento_version": version,
                 "labels": {"model_version": _tag_text(model_version), "code_version": code_version},
             }
             _run_build(context, workplace, request)
-            _publish(workplace / "home" / "models" / MODEL_NAME / model_tag, model_home)
+            for model in packed:
+                _publish(workplace / "home" / model.home.relative_to(home), model.home)
             _publish(workplace / "home" / "bentos" / BENTO_NAME / version, bento_home)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-    size = _size(bento_home) + _size(model_home)
+    size = _size(bento_home) + sum(_size(model.home) for model in packed)
     return BentoInfo(f"{BENTO_NAME}:{version}", bento_home, size, model_version, reused)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A model on its way into a Bento: its name and version there, and its place in the store of models."""
+
+    name: str
+    version: str
+    folder: Path
+    digest: str
+    home: Path
+
+    @classmethod
+    def of(cls, name: str, folder: Path, home: Path) -> "_Packed":
+        version = read_facts(folder).model_version
+        digest = durable.digest_json(durable.digest_tree(folder))[:32]
+        return cls(name, version, folder, digest, home / "models" / name / _tag_text(version))
+
+    @property
+    def tag(self) -> str:
+        return f"{self.name}:{_tag_text(self.version)}"
 
 
 @contextlib.contextmanager
@@ -136,6 +166,7 @@ def running_service(
     served: BentoInfo | Path,
     settings: Settings,
     *,
+    few_steps: Path | None = None,
     port: int = 0,
     log_path: Path | None = None,
     timeout: float = START_SECONDS,
@@ -145,6 +176,7 @@ def running_service(
     Args:
         served: a Bento, or a model folder to serve with the code at hand.
         settings: handed on whole; the service listens on ``settings.serving.host``.
+        few_steps: with a model folder, the folder of its few-step student; a Bento brings its own.
         port: 0 for a free one.
         log_path: where the service's output goes; default ``service-PORT.log`` among the home's logs.
         timeout: seconds until it must be ready.
@@ -169,6 +201,8 @@ def running_service(
         else:
             target = SERVICE
             environment[MODEL_FOLDER_VARIABLE] = str(served.absolute())
+            if few_steps is not None:
+                environment[FEW_STEPS_FOLDER_VARIABLE] = str(few_steps.absolute())
             environment["PYTHONPATH"] = os.pathsep.join(
                 [str(_PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])]
             )
@@ -273,11 +307,17 @@ def _build_in_this_process(request: Mapping[str, Any]) -> None:
     import bentoml
     import yaml
 
-    with bentoml.models.create(request["model_tag"], labels={"digest": request["model_digest"]}) as model:
-        shutil.copytree(request["model_folder"], model.path, copy_function=durable.link_or_copy, dirs_exist_ok=True)
+    for packed in request["models"]:
+        with bentoml.models.create(packed["tag"], labels={"digest": packed["digest"]}) as model:
+            shutil.copytree(packed["folder"], model.path, copy_function=durable.link_or_copy, dirs_exist_ok=True)
     options = yaml.safe_load(Path("bentofile.yaml").read_text())
     options["labels"] = {**options.get("labels", {}), **request["labels"]}
-    bentoml.build(**options, models=[request["model_tag"]], version=request["bento_version"], build_ctx=".")
+    bentoml.build(
+        **options,
+        models=[packed["tag"] for packed in request["models"]],
+        version=request["bento_version"],
+        build_ctx=".",
+    )
 
 
 def _stored_digest(model_home: Path) -> str | None:

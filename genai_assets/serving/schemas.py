@@ -15,6 +15,7 @@ MAX_SIDE = 512
 MAX_SEED = 2**32 - 1
 MAX_COMMENT_LENGTH = 2_000
 ANY_MODEL = ("champion", "genai_champion")
+QUALITIES = ("auto", "high", "low")
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
@@ -89,12 +90,14 @@ class Generation:
         n: number of pictures.
         side: pixels a side.
         seed: seed of the first picture, or None.
+        quality: ``"low"`` for the champion's few-step student where there is one; all others mean the champion.
     """
 
     prompt: str
     n: int
     side: int
     seed: int | None
+    quality: Literal["high", "low"] = "high"
 
     @property
     def size(self) -> str:
@@ -126,6 +129,7 @@ class _GenerationBody(_Body):
     response_format: str | None = None
     seed: int | None = None
     model: str | None = None
+    quality: str | None = None
     user: str | None = None  # part of OpenAI's shape; neither used nor logged
 
 
@@ -161,7 +165,11 @@ def parse_generation(body: bytes, limits: Limits) -> Generation:
     if wanted.model not in (None, limits.model_version, *ANY_MODEL):
         message = f"this service serves the model {limits.model_version!r} only; leave 'model' out or say 'champion'"
         raise ApiError(404, message, param="model", code="model_not_found")
-    return Generation(prompt, n, _side(wanted.size, limits), wanted.seed)
+    if wanted.quality not in (None, *QUALITIES):
+        message = f"quality must be one of {', '.join(QUALITIES)}; 'low' is drawn in few steps, the others are alike"
+        raise _bad("quality", message, "invalid_value")
+    quality = "low" if wanted.quality == "low" else "high"
+    return Generation(prompt, n, _side(wanted.size, limits), wanted.seed, quality)
 
 
 def parse_feedback(body: bytes, *, max_caption_length: int) -> Opinion:

@@ -14,7 +14,12 @@ from typing import Any, cast
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from genai_assets.serving.packaging import MODEL_FOLDER_VARIABLE, MODEL_NAME
+from genai_assets.serving.packaging import (
+    FEW_STEPS_FOLDER_VARIABLE,
+    FEW_STEPS_NAME,
+    MODEL_FOLDER_VARIABLE,
+    MODEL_NAME,
+)
 
 logger = logging.getLogger("genai_assets.serving")
 
@@ -45,10 +50,11 @@ class ImageGenerationService:
 
         settings = Settings()  # pyright: ignore[reportCallIssue] - defaults
         folder = model_folder()
-        logger.info("serving the model of %s", folder)
+        student = few_steps_folder()
+        logger.info("serving the model of %s%s", folder, f" and its few-step student of {student}" if student else "")
         self._log = RequestLog(settings.database_url)
         self._room = DrawingRoom(
-            lambda: PictureGenerator.load(folder, settings), max_waiting=settings.serving.max_waiting
+            lambda: PictureGenerator.load(folder, settings, student), max_waiting=settings.serving.max_waiting
         )
         self.application = build_app(
             Parts(
@@ -81,13 +87,39 @@ def model_folder() -> Path:
     Raises:
         ValueError: there is neither, or the folder does not exist.
     """
-    if named := os.environ.get(MODEL_FOLDER_VARIABLE):
-        folder = Path(named).absolute()
-        if not folder.is_dir():
-            raise ValueError(f"{MODEL_FOLDER_VARIABLE} is {named!r}, which is not a folder")
+    if folder := _named(MODEL_FOLDER_VARIABLE) or _packed(MODEL_NAME):
         return folder
+    raise ValueError(f"no model to serve: set {MODEL_FOLDER_VARIABLE} to a model folder, or serve a Bento that has one")
+
+
+def few_steps_folder() -> Path | None:
+    """The model's few-step student: the folder that ``GENAI_SERVE_FEW_STEPS`` names, else the Bento's, if it has one.
+
+    A model that is named by ``GENAI_SERVE_MODEL`` is never given the student of the Bento's.
+
+    Raises:
+        ValueError: the folder that is named does not exist.
+    """
+    if (folder := _named(FEW_STEPS_FOLDER_VARIABLE)) or os.environ.get(MODEL_FOLDER_VARIABLE):
+        return folder
+    return _packed(FEW_STEPS_NAME)
+
+
+def _named(variable: str) -> Path | None:
+    """The folder that a variable names."""
+    named = os.environ.get(variable)
+    if not named:
+        return None
+    folder = Path(named).absolute()
+    if not folder.is_dir():
+        raise ValueError(f"{variable} is {named!r}, which is not a folder")
+    return folder
+
+
+def _packed(name: str) -> Path | None:
+    """The folder of a model that came with the Bento."""
     bento = cast(Any, ImageGenerationService).bento  # the decorator made it a bentoml.Service
     for model in bento.info.all_models if bento else ():
-        if model.tag.name == MODEL_NAME:
+        if model.tag.name == name:
             return Path(bentoml.models.get(model.tag).path)
-    raise ValueError(f"no model to serve: set {MODEL_FOLDER_VARIABLE} to a model folder, or serve a Bento that has one")
+    return None

@@ -6,13 +6,16 @@ changed, it works on nothing. How things are done is in the rooms.
 """
 
 from genai_assets.stages.dataset import image_features, picture_reader, raw_data, read_splits, splits, validated_data
+from genai_assets.stages.distillation import distilled_model, drawn_as, is_student
 from genai_assets.stages.evaluation import (
+    FEW_STEPS,
     BrokenModel,
     NoChampion,
     champion_model,
     current_champion,
     drawings,
     eval_report,
+    few_step_student,
     gate,
     read_metrics,
 )
@@ -33,6 +36,7 @@ from genai_assets.stages.serving import SMOKE_TEST_PROMPT, bento_service
 
 __all__ = [
     "CODE_VERSIONS",
+    "FEW_STEPS",
     "PICTURE_PARTS",
     "SMOKE_TEST_PROMPT",
     "TEXT_PARTS",
@@ -45,16 +49,20 @@ __all__ = [
     "bento_service",
     "champion_model",
     "current_champion",
+    "distilled_model",
     "drawings",
+    "drawn_as",
     "drift_report",
     "eval_report",
     "feedback_dataset",
+    "few_step_student",
     "fine_tuned_autoencoder",
     "fine_tuned_model",
     "gate",
     "hyperparameter_study",
     "image_features",
     "inference_log",
+    "is_student",
     "model_version",
     "picture_reader",
     "prior_pictures",

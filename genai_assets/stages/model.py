@@ -181,7 +181,13 @@ def prior_pictures(settings: Settings, base: Artifact, *, on_progress: OnProgres
     wanted, resolution = settings.fine_tune, training_resolution(settings)
 
     def make(out: Path) -> dict[str, Any]:
-        drawer = sampling.load(base.path, device=settings.device, resolution=resolution)
+        drawer = sampling.load(
+            base.path,
+            device=settings.device,
+            resolution=resolution,
+            backend=settings.sampling.backend,
+            cache=settings.paths.converted,
+        )
         return draw_prior_pictures(
             lambda prompts, seeds: drawer.draw(
                 prompts,

@@ -5,11 +5,12 @@ from typing import Any
 
 from genai_assets.artifacts import Artifact
 from genai_assets.settings import Settings
+from genai_assets.stages.evaluation import FEW_STEPS
 from genai_assets.stages.ground import artifact_store, made_from
 
 
 def bento_service(settings: Settings, champion: Artifact) -> Artifact:
-    """The champion packed as a Bento that was started, asked for a picture over HTTP, and stopped.
+    """The champion as a Bento that was started, asked for a picture over HTTP, and stopped; its student is in it, too.
 
     Raises:
         PackagingError: BentoML refused to build.
@@ -23,7 +24,10 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
 
     def make(out: Path) -> dict[str, Any]:
         facts = champion.summary
-        bento = build_bento(Path(facts["path"]), facts["model_version"], settings)
+        student = facts[FEW_STEPS]
+        bento = build_bento(
+            Path(facts["path"]), facts["model_version"], settings, Path(student["path"]) if student else None
+        )
         tried = smoke_test(bento, settings, SMOKE_TEST_PROMPT)
         (out / "smoke_test.png").write_bytes(tried.png)
         return {
@@ -31,6 +35,7 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
             "path": str(bento.path),
             "megabytes": round(bento.size / 1e6, 1),
             "model_version": bento.model_version,
+            FEW_STEPS: student["model_version"] if student else None,
             "smoke_test_prompt": SMOKE_TEST_PROMPT,
             "smoke_test_ms": tried.latency_ms,
         }
@@ -40,6 +45,7 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
         made_from(
             "bento_service",
             model=champion.summary["model_version"],
+            few_steps=champion.summary[FEW_STEPS],
             package=durable.digest_json(code)[:16],
             sampling=settings.sampling.model_dump(mode="json"),
         ),

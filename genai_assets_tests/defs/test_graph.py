@@ -18,8 +18,9 @@ EDGES = {
     "training_cache": {"validated_data", "splits", "fine_tuned_autoencoder"},
     "hyperparameter_study": {"training_cache", "fine_tuned_autoencoder"},
     "fine_tuned_model": {"training_cache", "fine_tuned_autoencoder"},
-    "eval_report": {"fine_tuned_model", "base_model", "splits", "validated_data", "image_features"},
-    "champion_model": {"fine_tuned_model", "eval_report"},
+    "distilled_model": {"training_cache", "fine_tuned_model"},
+    "eval_report": {"fine_tuned_model", "distilled_model", "base_model", "splits", "validated_data", "image_features"},
+    "champion_model": {"fine_tuned_model", "distilled_model", "eval_report"},
     "bento_service": {"champion_model"},
     "inference_log": {"bento_service"},
     "drift_report": {"inference_log"},
@@ -52,8 +53,8 @@ def test_every_asset_but_the_events_has_a_code_version_and_a_description(definit
 
 
 def test_training_takes_a_place_in_the_pool_of_the_gpu(definitions: dg.Definitions):
-    fine_tuned = definitions.resolve_assets_def("fine_tuned_model")
-    assert fine_tuned.op.pool == "gpu"
+    for name in ("fine_tuned_model", "distilled_model"):
+        assert definitions.resolve_assets_def(name).op.pool == "gpu"
 
 
 def test_jobs_cover_the_graph_and_sensors_and_schedules_run_by_default(definitions: dg.Definitions):

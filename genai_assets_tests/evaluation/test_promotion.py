@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai_assets.evaluation.promotion import Decision, Figures, decide
+from genai_assets.evaluation.promotion import Decision, Figures, decide, judge_student
 from genai_assets.settings import PromotionPolicy
 
 POLICY = PromotionPolicy()  # pyright: ignore[reportCallIssue]
@@ -157,3 +157,17 @@ def test_figures_are_read_from_the_evaluation_and_what_is_absent_is_broken():
     assert decide(Figures.from_metrics(result), None, POLICY).broken
     with pytest.raises(ValueError, match="no model 'champion'; it has: base, fine_tuned"):
         Figures.from_metrics(result, "champion")
+
+
+def test_a_student_serves_when_its_distance_is_at_most_so_much_higher_than_its_teachers():
+    near, far = replace(SOUND, kid=0.5499), replace(SOUND, kid=0.5501)
+    assert judge_student(near, SOUND, POLICY, max_kid_loss=0.1).promote
+    refused = judge_student(far, SOUND, POLICY, max_kid_loss=0.1)
+    assert not refused.promote and "more than 10% higher (KID 0.5000 → 0.5501" in refused.reason
+
+
+def test_a_student_that_heeds_prompts_less_or_is_broken_does_not_serve():
+    deaf = judge_student(replace(SOUND, recall_at_5=0.1), SOUND, POLICY, max_kid_loss=0.1)
+    assert not deaf.promote and "agreement with the prompt falls" in deaf.reason
+    broken = judge_student(replace(SOUND, kid=math.nan), SOUND, POLICY, max_kid_loss=0.1)
+    assert broken.broken and not broken.promote and "not finite: kid" in broken.reason

@@ -14,7 +14,7 @@ import pytest
 from genai_assets.serving.client import ServiceClient, ServiceError
 from genai_assets.serving.packaging import ServiceFailed, build_bento, running_service, smoke_test
 from genai_assets.serving.request_log import RequestLog
-from genai_assets_tests.serving.tiny_service import VERSION, make_settings
+from genai_assets_tests.serving.tiny_service import STUDENT, VERSION, make_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +43,15 @@ def test_a_bento_is_built_once_and_draws(model_folder: Path, tmp_path: Path):
     assert (tried.width, tried.height, tried.model_version) == (64, 64, VERSION) and tried.latency_ms > 0
     with RequestLog(settings.database_url) as log:
         assert log.requests().empty  # nobody asked for it, so it is no traffic
+
+
+def test_a_bento_brings_the_student_of_its_model(model_folder: Path, student_folder: Path, tmp_path: Path):
+    settings = make_settings(tmp_path)
+    alone, both = (build_bento(model_folder, VERSION, settings, student) for student in (None, student_folder))
+    assert alone.tag != both.tag
+    with running_service(both, settings) as url, ServiceClient(url) as client:
+        assert client.generate("a slice of pizza", quality="low").model_version == STUDENT
+        assert client.generate("a slice of pizza").model_version == VERSION
 
 
 def test_another_model_under_the_same_version_is_refused(model_folder: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from PIL import Image
 from genai_assets import durable
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.serving.client import ServiceError
-from genai_assets_tests.serving.tiny_service import VERSION, Service
+from genai_assets_tests.serving.tiny_service import STUDENT, VERSION, Service
 
 pytest_plugins = ["genai_assets_tests.serving.tiny_service"]
 
@@ -75,6 +75,20 @@ def test_a_seed_names_a_picture_whatever_it_is_drawn_with(service: Service):
         assert client.generate("a yellow tree", seed=5).pictures != [first]
 
 
+def test_low_quality_is_drawn_by_the_student_and_the_log_says_which_model_it_was(service: Service):
+    with service.client() as client, service.log() as log:
+        answers = {asked: client.generate("a lamp", seed=5, quality=asked) for asked in ("low", "high", "auto")}
+        drawn_by = log.requests().set_index("id")["model_version"]
+        assert client.model()["few_steps"] == {"model_version": STUDENT, "steps": 1}
+    assert {asked: (answer.model_version, answer.steps) for asked, answer in answers.items()} == {
+        "low": (STUDENT, 1),
+        "high": (VERSION, 2),
+        "auto": (VERSION, 2),
+    }
+    assert all(drawn_by[answer.request_id] == answer.model_version for answer in answers.values())
+    assert answers["low"].pictures != answers["high"].pictures == answers["auto"].pictures
+
+
 def test_a_multiple_of_the_models_size_is_enlarged_and_any_other_refused(service: Service):
     with service.client() as client:
         assert size_of(client.generate("a hat", size="192x192").pictures[0]) == (192, 192)
@@ -99,6 +113,7 @@ def test_a_multiple_of_the_models_size_is_enlarged_and_any_other_refused(service
         ({"prompt": "a", "seed": -1}, "seed", "seed must be from 0"),
         ({"prompt": "a", "seed": 10**40}, "seed", "seed"),
         ({"prompt": "a", "response_format": "url"}, "response_format", "ask for 'b64_json'"),
+        ({"prompt": "a", "quality": "ultra"}, "quality", "one of auto, high, low"),
         ({"prompt": "a", "sise": "64x64"}, "sise", "unknown field 'sise'"),
         ([], None, "JSON object"),
         (b"{", None, "not valid JSON"),

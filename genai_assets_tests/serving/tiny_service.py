@@ -5,6 +5,7 @@ PYTEST_DONT_REWRITE: the first module that names it has imported it already; the
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ TINY = DenoiserConfig(
     patch_size=8, hidden_size=64, mlp_ratio=2, num_heads=2, depth=1, axes_dim=(16, 16), bottleneck_size=32
 )
 VERSION = "tiny-0123456789abcdef"
+STUDENT = "student-0123456789abcdef"
 
 
 @dataclass
@@ -42,7 +44,7 @@ def make_settings(home: Path, *, steps: int = 2, **serving) -> Settings:
     return Settings(
         home=home,
         device="cpu",
-        sampling=SamplingSettings(steps=steps, guidance_scale=2.0),
+        sampling=SamplingSettings(steps=steps, guidance_scale=2.0, backend="eager"),  # HTTP is tested, not backends
         serving=ServingSettings(**serving),
     )
 
@@ -62,7 +64,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def student_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as its own few-step student, to be drawn in one step."""
+    folder = tmp_path_factory.mktemp("tiny") / "student"
+    shutil.copytree(model_folder, folder)
+    facts = json.loads((model_folder / "model.json").read_text())
+    told = {"model_version": STUDENT, "sampling": {"steps": 1, "guidance_scale": 1.0}}
+    (folder / "model.json").write_text(json.dumps(facts | told))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def service(model_folder: Path, student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = make_settings(tmp_path_factory.mktemp("served"), max_waiting=1)
-    with running_service(model_folder, settings) as url:
+    with running_service(model_folder, settings, few_steps=student_folder) as url:
         yield Service(url, settings)

@@ -31,12 +31,13 @@ def eval_report(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     fine_tuned_model: Artifact,
+    distilled_model: Artifact,
     base_model: Artifact,
     splits: Artifact,
     validated_data: Artifact,
     image_features: Artifact,
 ) -> Iterator[dg.MaterializeResult[Artifact]]:
-    """The challenger beside base, champion and real pictures, on concepts that it was never shown."""
+    """The challenger beside base, champion, its few-step student and real pictures, on concepts it was never shown."""
     from genai_assets.evaluation.promotion import Figures, faults
 
     artifact = stages.eval_report(
@@ -46,6 +47,7 @@ def eval_report(
         splits,
         validated_data,
         image_features,
+        distilled=distilled_model,
         on_progress=progress_log(context),
     )
     found = faults(Figures.from_metrics(stages.read_metrics(artifact)), settings.promotion)
@@ -72,11 +74,12 @@ def champion_model(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     fine_tuned_model: Artifact,
+    distilled_model: Artifact,
     eval_report: Artifact,
 ) -> Iterator[dg.MaterializeResult[Artifact]]:
     """The model that serves. A challenger that is not better yields nothing here, and the run stays green."""
     # A failed blocking check stops this run only: the gate is asked again here, whoever materializes.
-    artifact, reason = stages.champion_model(settings, fine_tuned_model, eval_report)
+    artifact, reason = stages.champion_model(settings, fine_tuned_model, eval_report, distilled_model)
     context.log.info(reason)
     if artifact is not None:
         yield result(artifact)

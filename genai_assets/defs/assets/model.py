@@ -1,4 +1,4 @@
-"""From splits to a model in the house style: base_model, training_cache, fine_tuned_model.
+"""From splits to a model in the house style: base_model, training_cache, fine_tuned_model, distilled_model.
 
 Beside that way: base_model_selection and hyperparameter_study, whose reports people decide by.
 """
@@ -13,6 +13,7 @@ from genai_assets import stages
 from genai_assets.artifacts import Artifact
 from genai_assets.defs.narration import page, picture, progress_log, result
 from genai_assets.diffusion.autoencoder.training import AutoencoderStep
+from genai_assets.diffusion.distillation.trajectories import TrajectoriesDrawn
 from genai_assets.diffusion.selection import REPORT_FILE
 from genai_assets.diffusion.training import StepReport
 from genai_assets.diffusion.tuning.proposal import PAGE, describe_trial
@@ -153,3 +154,35 @@ def fine_tuned_model(
         run.set_tags({"model_version": artifact.summary["model_version"], "reused": artifact.reused})
     samples = picture(artifact.file("samples.png"), alt="pictures of validation captions")
     return result(artifact, {"samples": samples, "mlflow_run": run.id})
+
+
+@dg.asset(
+    group_name=GROUP,
+    code_version=stages.CODE_VERSIONS["distilled_model"],
+    kinds={"pytorch"},
+    pool="gpu",
+)
+def distilled_model(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    training_cache: Artifact,
+    fine_tuned_model: Artifact,
+) -> dg.MaterializeResult[Artifact]:
+    """A student that draws in a few steps without guidance; off by default, and then the fine-tuned model itself."""
+    drawn = progress_log(context)
+
+    def tell(report: StepReport | TrajectoriesDrawn) -> None:
+        if isinstance(report, TrajectoriesDrawn):
+            drawn("trajectories drawn by the teacher", report.done, report.total)
+            return
+        if report.note:
+            context.log.warning(report.note)
+        if report.step % _STEPS_BETWEEN_LINES == 0 or report.step == report.steps:
+            validated = "" if report.validation_loss is None else f", validation loss {report.validation_loss:.4g}"
+            context.log.info(f"step {report.step} of {report.steps}: loss {report.loss:.4g}{validated}")
+
+    artifact = stages.distilled_model(settings, training_cache, fine_tuned_model, on_step=tell)
+    if not stages.is_student(artifact):
+        context.log.info("no student is distilled: no budget is set")
+        return result(artifact)
+    return result(artifact, {"samples": picture(artifact.file("samples.png"), alt="teacher and student")})

@@ -1,0 +1,96 @@
+"""The teacher's trajectories: what it draws by the way, once, also after a kill."""
+
+import dataclasses
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genai_assets.diffusion.distillation.trajectories import Recipe, Teacher, Trajectories, draw_trajectories
+from genai_assets.diffusion.training_cache import TrainingCache
+from genai_assets_tests.diffusion.distillation.conftest import prepared
+from genai_assets_tests.diffusion.test_exact_resume import die, in_a_fork
+
+
+def test_states_begin_as_noise_and_end_as_what_the_teacher_draws(
+    tiny_base: Path, cache: TrainingCache, recipe: Recipe, trajectories: Trajectories
+):
+    assert trajectories.states.shape == (6, 3, 3, 64, 64) and trajectories.states.dtype == np.float16
+    noise = recipe.noise((3, 64, 64), 2)
+    assert np.allclose(trajectories.states[2, 0], noise.numpy(), atol=2e-3)
+
+    family = prepared(tiny_base, 2)
+    row, prompt = trajectories.choose(cache, 2)
+    assert cache.rows["split"].iloc[row] == "train" and cache.texts[prompt] in cache.rows["texts"].iloc[row]
+    # By hand: two Euler steps from the first level to the second, of guided velocities.
+    told = family.encode_prompts(["", cache.texts[prompt]])
+    above, below = recipe.levels[:2]
+    start, end = (sigma / (2 - sigma) for sigma in (above, below))  # before the shift of 2
+    times = np.linspace(start, end, 3)
+    state, sigmas = noise[None], [2 * time / (1 + time) for time in times]
+    with torch.no_grad():
+        for sigma, following in itertools.pairwise(sigmas):
+            both = family.predict(family.denoiser, torch.cat((state, state)), torch.full((2,), sigma), told)
+            clean = both[:1] + 2.0 * (both[1:] - both[:1])
+            state = state + (following - sigma) * (state - clean) / sigma
+    assert np.allclose(trajectories.states[2, 1], state[0].numpy(), atol=0.02)
+
+
+def test_without_guidance_the_empty_prompt_is_not_asked(tiny_base: Path, cache: TrainingCache, recipe: Recipe):
+    family = prepared(tiny_base, 2)
+    seen = []
+    family.denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    plain = dataclasses.replace(recipe, guidance_scale=1.0)
+    Teacher(family, cache, plain).draw([plain.noise((3, 64, 64), 0)], [1])
+    assert seen == [1, 1, 1, 1]
+
+
+def test_a_killed_drawing_goes_on_and_ends_with_the_same_states(
+    tiny_base: Path, cache: TrainingCache, recipe: Recipe, trajectories: Trajectories, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr("genai_assets.diffusion.distillation.trajectories._PIXELS_AT_ONCE", 2 * 64 * 64)
+
+    def draw(**more):
+        rows = cache.select("train")
+        return draw_trajectories(prepared(tiny_base, 2), cache, rows, recipe, tmp_path, **more)
+
+    assert in_a_fork(lambda: draw(on_drawn=lambda drawn: die() if drawn.done == 4 else None)) == -9
+    assert json.loads((tmp_path / "drawn.json").read_text()) == {"drawn": 4, "finished": False}
+    told = []
+    after = draw(on_drawn=lambda drawn: told.append((drawn.done, drawn.total)))
+    assert told == [(6, 6)]
+    assert np.allclose(after.states, trajectories.states, atol=2e-3)  # batches of another size round otherwise
+    before = os.stat(tmp_path / "states.npy").st_mtime_ns
+    draw(on_drawn=lambda drawn: pytest.fail("nothing is left to draw"))
+    assert os.stat(tmp_path / "states.npy").st_mtime_ns == before
+
+
+def test_trajectories_of_another_recipe_are_drawn_anew(
+    tiny_base: Path, cache: TrainingCache, recipe: Recipe, tmp_path: Path
+):
+    few = dataclasses.replace(recipe, count=1)
+    first = draw_trajectories(prepared(tiny_base, 2), cache, cache.select("train"), few, tmp_path).states.copy()
+    other = dataclasses.replace(few, guidance_scale=5.0)
+    second = draw_trajectories(prepared(tiny_base, 2), cache, cache.select("train"), other, tmp_path).states
+    assert np.array_equal(first[:, 0], second[:, 0]) and not np.array_equal(first[:, -1], second[:, -1])
+
+
+def test_when_time_runs_out_it_is_left_at_what_is_there(
+    tiny_base: Path, cache: TrainingCache, recipe: Recipe, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr("genai_assets.diffusion.distillation.trajectories._PIXELS_AT_ONCE", 2 * 64 * 64)
+    rows = cache.select("train")
+    short = draw_trajectories(prepared(tiny_base, 2), cache, rows, recipe, tmp_path, out_of_time=lambda: True)
+    assert len(short) == 2
+    assert len(draw_trajectories(prepared(tiny_base, 2), cache, rows, recipe, tmp_path)) == 2
+
+
+def test_an_empty_training_split_is_told(tiny_base: Path, cache: TrainingCache, recipe: Recipe, tmp_path: Path):
+    with pytest.raises(ValueError, match="no prompts to draw trajectories of"):
+        draw_trajectories(prepared(tiny_base, 2), cache, np.array([], dtype=np.int64), recipe, tmp_path)
