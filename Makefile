@@ -7,10 +7,10 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadf
 SOURCES = genai_assets genai_assets_tests benchmarks tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all lint format bench clean
+.PHONY: help setup demo up test test-all lint format bench bench-quality clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: ## make .venv with the pinned packages; at once when nothing changed
 	@$(PYTHON) tools/setup.py
@@ -40,6 +40,9 @@ format: setup ## write the format, and the mends ruff is sure of
 
 bench: setup ## every benchmark against its peer, as a table
 	@.venv/bin/python -m benchmarks.run
+
+bench-quality: setup ## the goals of the embedded base: five minutes of fine-tuning, a table, sheets to look at
+	@.venv/bin/python -m benchmarks.quality.goals $(ARGS)
 
 clean: ## remove build leftovers and caches; with ALL=1 also .venv and .genai (pictures, models, request log)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_*

@@ -29,6 +29,7 @@ from genai_assets.diffusion.batches import BatchSource
 from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import Augmentation, TrainingConfig
 from genai_assets.diffusion.devices import mixed_precision
+from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.families.stable_diffusion import StableDiffusion
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.training import StepReport, train
@@ -184,7 +185,7 @@ class Peer:
             yield mean
 
 
-def gradient(family: StableDiffusion, run: Callable[[], Tensor]) -> Tensor:
+def gradient(family: Family, run: Callable[[], Tensor]) -> Tensor:
     """The gradient of all weights, flat, fp32."""
     run().backward()
     found = torch.cat([weight.grad.flatten() for weight in family.denoiser.parameters()])
@@ -203,7 +204,7 @@ def multiplications_per_second(dtype: torch.dtype, side: int = 2048) -> float:
     return 2 * side**3 / min(seconds)
 
 
-def floating_point_operations(family: StableDiffusion, run: Callable[[], Tensor]) -> float:
+def floating_point_operations(family: Family, run: Callable[[], Tensor]) -> float:
     """Of a step's products, forward and backward."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

@@ -1,0 +1,128 @@
+"""KID of a distilled student beside its teacher's, for one, two and four steps, with and without a discriminator.
+
+    python -m benchmarks.quality.few_steps                          the champion of the home in force, four minutes each
+    python -m benchmarks.quality.few_steps --minutes 1 2 4 --steps 1 2 4 --adversarial 0 0.5
+
+The graph's own stages with the settings in force; what is finished is kept in the home and not made again. Fills the
+figures of docs/distillation.md with ``--write``.
+
+Belongs here: which students are compared, and the table. How a student is made is ``diffusion.distillation``.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genai_assets import durable, stages, walkthrough
+from genai_assets.console import StageProgress, make_console, read_settings, table_of
+from genai_assets.settings import Settings
+
+DOC = Path(__file__).parents[2] / "docs" / "distillation.md"
+BEGIN, END = "<!-- figures of few_steps -->\n", "<!-- end of few_steps -->\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One student beside its teacher.
+
+    Attributes:
+        minutes: budget of the distillation.
+        steps: that the student draws in.
+        adversarial: weight of the discriminator.
+        teacher, student: figures of the evaluation.
+        seconds: that the distillation took.
+    """
+
+    minutes: float
+    steps: int
+    adversarial: float
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """By which share of the teacher's KID the student's is higher."""
+        return self.student["kid"] / self.teacher["kid"] - 1
+
+
+def measure(settings: Settings, progress: StageProgress, minutes: float, steps: int, adversarial: float) -> Row:
+    """Distil a student of the home's fine-tuned model, and evaluate both."""
+    wanted = {"max_minutes": minutes, "drawing_steps": steps, "adversarial_weight": adversarial}
+    own = settings.model_copy(update={"distillation": settings.distillation.model_copy(update=wanted)})
+    validated, features, split = walkthrough.prepare(own, progress)
+    began = time.monotonic()
+    model, student, base = walkthrough.train_with_student(own, progress, validated, split)
+    seconds = time.monotonic() - began
+    report = progress.stage(
+        "eval_report",
+        lambda: stages.eval_report(
+            own, model, base, split, validated, features, distilled=student, on_progress=progress.on_progress
+        ),
+    )
+    figures = stages.read_metrics(report)["models"]
+    return Row(minutes, steps, adversarial, figures["fine_tuned"], figures[stages.FEW_STEPS], seconds)
+
+
+def markdown(rows: Sequence[Row], settings: Settings) -> str:
+    """The table as the docs have it."""
+    teacher = rows[0].teacher
+    lines = [
+        "| | budget, minutes | KID | against the teacher | R@1 | style | ms a picture |",
+        "|---|---|---|---|---|---|---|",
+        f"| teacher, {settings.sampling.steps} steps, guidance {settings.sampling.guidance_scale:g} | – | "
+        f"{teacher['kid']:.3f} ± {teacher['kid_standard_error']:.3f} | – | {_rest(teacher)} |",
+    ]
+    for row in rows:
+        judged = f", discriminator {row.adversarial:g}" if row.adversarial else ""
+        lines.append(
+            f"| student, {row.steps} step{'s' * (row.steps > 1)}{judged} | {row.minutes:g} | "
+            f"{row.student['kid']:.3f} ± {row.student['kid_standard_error']:.3f} | {row.loss:+.0%} | "
+            f"{_rest(row.student)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _rest(figures: dict[str, Any]) -> str:
+    style = "–" if figures["style_score"] is None else f"{figures['style_score']:.0%}"
+    return f"{figures['recall_at_1']:.2f} | {style} | {figures['latency_ms']:.0f}"
+
+
+def write_figures(text: str, page: Path = DOC) -> None:
+    """Put a table between the marks of a page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    durable.write_text(page, f"{before}{BEGIN}{text}{END}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; 0."""
+    parser = argparse.ArgumentParser(description="KID of distilled students beside their teacher's.")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[4.0], help="budgets of the distillation")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4], help="that students draw in, 1 to 4")
+    parser.add_argument("--adversarial", type=float, nargs="+", default=[0.0], help="weights of the discriminator")
+    parser.add_argument("--write", action="store_true", help="fill the figures of docs/distillation.md")
+    asked = parser.parse_args(arguments)
+    settings, console = read_settings(), make_console()
+    rows = []
+    with StageProgress(console) as progress:
+        for minutes, steps, adversarial in itertools.product(asked.minutes, asked.steps, asked.adversarial):
+            rows.append(measure(settings, progress, minutes, steps, adversarial))
+    table = table_of("", "minutes", "KID", "teacher's", "loss", title="Students beside their teacher")
+    for row in rows:
+        judged = f", discriminator {row.adversarial:g}" if row.adversarial else ""
+        figures = (f"{row.minutes:g}", f"{row.student['kid']:.4f}", f"{row.teacher['kid']:.4f}", f"{row.loss:+.1%}")
+        table.add_row(f"{row.steps} steps{judged}", *figures)
+    console.print(table)
+    if asked.write:
+        write_figures(markdown(rows, settings))
+        console.print(f"Written: {DOC}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
