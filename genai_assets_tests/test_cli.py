@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,15 @@ def test_a_width_that_the_heads_cannot_share_is_refused(home):
     assert cli._shape(128, 2, 4).axes_dim == (16, 16)
 
 
+@pytest.fixture
+def python_hears_interrupts() -> Iterator[None]:
+    """A shell that puts the tests into the background has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_hears_interrupts")
 def test_the_first_interrupt_waits_for_a_checkpoint_once_there_is_something_to_save():
     with cli._interrupt_asks() as interrupt:
         with pytest.raises(KeyboardInterrupt):
