@@ -117,7 +117,7 @@ class FineTuneSettings(_Section):
     ema_decay: float = Field(default=0.98, ge=0, lt=1)
     checkpoints_kept: int = Field(default=2, ge=1)
     prompt_dropout: float = Field(default=0.1, ge=0, lt=1, description="Share trained with the empty prompt.")
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = Augmentation(flip=0)
     latent_variants: int = Field(
         default=4, ge=1, le=64, description="Augmented variants of a picture kept by latent models that crop or turn."
     )

@@ -395,19 +395,20 @@ def test_the_page_on_operations_names_every_place_of_the_home_folder(tmp_path: P
     ]
 
 
-def described_settings(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str]]:
-    """Default and range of every setting by its dotted name, in the words of the page."""
+def described_settings(model: BaseModel, prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Default and range of every setting by its dotted name, in the words of the page; ``model`` has the defaults."""
     found: dict[str, tuple[str, str]] = {}
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= described_settings(field.annotation, f"{prefix}{name}.")
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            found |= described_settings(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = (default_in_words(field), range_in_words(field))
+            default = value if prefix else field.default  # the home is made absolute
+            found[prefix + name] = (in_words(default), range_in_words(field))
     return found
 
 
-def default_in_words(field: FieldInfo) -> str:
-    value = field.default
+def in_words(value: Any) -> str:
     if value is None:
         return "not set"
     return f"`{json.dumps(str(value) if isinstance(value, Path) else value)}`"
@@ -434,7 +435,7 @@ def range_in_words(field: FieldInfo) -> str:
 def test_the_page_of_settings_has_every_setting_with_its_default_and_range():
     rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| (.+?) \| (.+?) \|$", SETTINGS_PAGE.read_text(), flags=re.MULTILINE)
     page = {name: (default, values) for name, default, values, _ in rows}
-    code = described_settings(Settings)
+    code = described_settings(Settings())
     wrong = [
         f"| `{name}` | {default} | {values} | … |"
         for name, (default, values) in code.items()
