@@ -19,7 +19,7 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
     from genai_assets import durable
     from genai_assets.serving.packaging import build_bento, smoke_test
 
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     code = {path.relative_to(package).as_posix(): durable.digest_file(path) for path in package.rglob("*.py")}
 
     def make(out: Path) -> dict[str, Any]:
