@@ -80,17 +80,7 @@ def pixel_peer() -> Callable[[], Any]:
     pipeline: Any = IFPipeline(
         **parts, unet=new_unet(SIDE, 3, 6), scheduler=noise_scheduler, requires_safety_checker=False
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return lambda: (
-        pipeline(
-            **embeddings(),
-            height=SIDE,
-            width=SIDE,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            generator=generators(),
-        ).images
-    )
+    return drawn_by(pipeline)
 
 
 def latent_peer() -> Callable[[], Any]:
@@ -114,6 +104,11 @@ def latent_peer() -> Callable[[], Any]:
         scheduler=noise_scheduler,
         requires_safety_checker=False,
     )
+    return drawn_by(pipeline)
+
+
+def drawn_by(pipeline: Any) -> Callable[[], Any]:
+    """Draws a batch with a stock pipeline."""
     pipeline.set_progress_bar_config(disable=True)
     return lambda: (
         pipeline(
