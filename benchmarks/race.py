@@ -227,7 +227,7 @@ class Racer:
         begun = time.monotonic()
         if compiled_code is not None:
             exact = gradient(self.family, lambda: self.learner.module(batch, len(batch)))
-            compiled = Learner(self.family, config, CPU, compiled=True, compiled_code=compiled_code)
+            compiled = Learner(self.family, config, CPU, compiled="whole", compiled_code=compiled_code)
             with mixed_precision(CPU), self.family.fast_attention(CPU):
                 found = gradient(self.family, lambda: compiled.module(batch, len(batch)))
             self.gradient_error = ((found - exact).norm() / exact.norm()).item()

@@ -300,7 +300,7 @@ def main() -> None:
         if can_compile():
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             family = new_family()
-            compiled = Learner(family, config, CPU, compiled=True)
+            compiled = Learner(family, config, CPU, compiled="whole")
             begun = clock()
             with mixed_precision(CPU), training_attention(CPU):
                 measure_error("compiled", lambda: compiled.module(batch, BATCH))

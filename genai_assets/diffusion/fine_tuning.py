@@ -13,7 +13,7 @@ import numpy as np
 from genai_assets.diffusion.base_model import load_pipeline, save_model_folder
 from genai_assets.diffusion.batches import Batch, BatchSource
 from genai_assets.diffusion.checkpoints import CheckpointFolder
-from genai_assets.diffusion.compilation import repays_itself
+from genai_assets.diffusion.compilation import way_to_compile
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.devices import choose_device, mixed_precision
 from genai_assets.diffusion.families import family_of
@@ -111,7 +111,8 @@ def fine_tune(
     del found  # every tensor of the run: not to be held while it goes on
     config = begun or training_config(settings, 1)
     # Buckets of several shapes would each be compiled for.
-    compiled = len(cache.codes) == 1 and repays_itself(where, minutes=settings.max_minutes, steps=settings.max_steps)
+    one_shape = len(cache.codes) == 1
+    compiled = way_to_compile(where, minutes=settings.max_minutes, steps=settings.max_steps) if one_shape else None
     learner = Learner(family, config, where, compiled=compiled, compiled_code=compiled_code)
     if begun is None:
         probe = BatchSource(cache, family, shown, config).batch(0)

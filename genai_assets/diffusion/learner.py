@@ -4,11 +4,12 @@ Belongs here: which parameters learn, how adapters come and go, and the module t
 processes. The loop that moves the parameters is ``training``.
 """
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genai_assets.diffusion.compilation import compile_denoiser
+from genai_assets.diffusion.compilation import Compiling, compile_denoiser, forget_compiled
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.devices import frozen_dtype
 from genai_assets.diffusion.families.family import Family
@@ -39,7 +40,7 @@ class Learner:
         config: TrainingConfig,
         device: "torch.device",
         *,
-        compiled: bool = False,
+        compiled: Compiling | None = None,
         compiled_code: Path | None = None,
     ):
         import torch
@@ -76,7 +77,7 @@ class Learner:
             and value.ndim == 2
             and any(f".{layer}." in name for layer in family.lora_targets)
         }
-        called = compile_denoiser(self._denoiser, compiled_code) if compiled else self._denoiser
+        called = compile_denoiser(self._denoiser, compiled_code, compiled) if compiled else self._denoiser
         self.module = _loss_module(family, parts, called, config)
 
     def finish(self, weights: "Mapping[str, Tensor]") -> "dict[str, Tensor] | None":
@@ -102,6 +103,7 @@ class Learner:
                 for name, value in get_peft_model_state_dict(self._denoiser).items()
             }
             self._denoiser = self._denoiser.merge_and_unload()
+        forget_compiled(self._denoiser)
         self._denoiser.eval().requires_grad_(False)
         return layers
 
@@ -128,10 +130,15 @@ def _loss_module(family: Family, parts: dict[str, Any], called: Any, config: Tra
 
         def forward(self, batch: Any, pictures: int) -> "Tensor":
             """The batch's share of the mean loss of a step with so many pictures."""
-            # Compiled code is for training; without gradients it would have to be compiled once more.
-            denoiser = called if torch.is_grad_enabled() else self.parts["denoiser"]
             conditions = family.encode_prompts(batch.prompts) if config.train_text_encoder else batch.conditions
-            losses = family.losses(denoiser, batch.clean, batch.noise, batch.level, conditions, config)
+            # Compiled code is for training; without gradients it would have to be compiled once more.
+            denoiser, eager = (
+                (called, contextlib.nullcontext())
+                if torch.is_grad_enabled()
+                else (self.parts["denoiser"], torch.compiler.set_stance("force_eager"))
+            )
+            with eager:
+                losses = family.losses(denoiser, batch.clean, batch.noise, batch.level, conditions, config)
             return (losses * batch.weight).sum() / pictures
 
     return Loss()

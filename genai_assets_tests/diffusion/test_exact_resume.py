@@ -21,7 +21,7 @@ import torch
 
 from genai_assets.diffusion.base_model import load_pipeline
 from genai_assets.diffusion.checkpoints import CheckpointFolder
-from genai_assets.diffusion.compilation import can_compile
+from genai_assets.diffusion.compilation import Compiling, can_compile
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.families.family import Family
@@ -221,6 +221,7 @@ def train_compiled(
     cache: Path,
     folder: Path,
     code: Path,
+    what: Compiling,
     dies_after: int | None = None,
 ) -> dict[str, Any]:
     torch.set_num_threads(1)
@@ -232,7 +233,7 @@ def train_compiled(
             die()
 
     family, config = family_of(load_pipeline(base)), make_config(steps=6, checkpoint_every=2, batch_size=4)
-    learner = Learner(family, config, torch.device("cpu"), compiled=True, compiled_code=code)
+    learner = Learner(family, config, torch.device("cpu"), compiled=what, compiled_code=code)
     train_in(folder, family, TrainingCache.open(cache), config, on_step=report, learner=learner)
     return {"losses": reports}
 
@@ -240,7 +241,10 @@ def train_compiled(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not can_compile(), reason="this machine has no C++ compiler or no headers of Python")
-def test_a_compiled_run_killed_after_a_step_ends_as_if_it_had_not_been(tiny_base, cache_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["blocks", "whole"])
+def test_a_compiled_run_killed_after_a_step_ends_as_if_it_had_not_been(
+    what, tiny_base, cache_folder, tmp_path, monkeypatch
+):
     """Three processes: one does it all, one is killed after step 3, and one goes on from step 2."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))  # for the second and third to start at once
@@ -251,6 +255,7 @@ def test_a_compiled_run_killed_after_a_step_ends_as_if_it_had_not_been(tiny_base
         base=tiny_base,
         cache=cache_folder,
         code=tmp_path / "code",
+        what=what,
     )
     whole = work(folder=tmp_path / "whole")
     with pytest.raises(TrainingProcessDied, match="exit code -9"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from genai_assets.diffusion.autoencoder.discriminator import new_discriminator, smallest_side
 from genai_assets.diffusion.autoencoder.losses import adaptive_weight, adversarial_loss, discriminator_loss
 from genai_assets.diffusion.batches import Batch
-from genai_assets.diffusion.compilation import compile_denoiser
+from genai_assets.diffusion.compilation import Compiling, compile_denoiser
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.distillation.levels import CannotBeDistilled
 from genai_assets.diffusion.families.family import Family
@@ -67,7 +67,7 @@ class AdversarialLearner(Learner):
         device: "torch.device",
         *,
         weight: float,
-        compiled: bool = False,
+        compiled: Compiling | None = None,
         compiled_code: Path | None = None,
     ):
         if not family.learns_pixels:
@@ -81,7 +81,7 @@ class AdversarialLearner(Learner):
             layers -= 1
         discriminator = new_discriminator(width=_WIDTH, layers=layers, seed=config.seed).to(device)
         self.parameters |= {f"discriminator.{name}": value for name, value in discriminator.named_parameters()}
-        called = compile_denoiser(self._denoiser, compiled_code) if compiled else self._denoiser
+        called = compile_denoiser(self._denoiser, compiled_code, compiled) if compiled else self._denoiser
         self.module = _judged_module(family, self.module, called, discriminator, config, weight)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from genai_assets.diffusion.autoencoder.reconstruction import save_sheet
 from genai_assets.diffusion.base_model import INDEX, load_pipeline, model_facts, save_model_folder
 from genai_assets.diffusion.checkpoints import CheckpointFolder
-from genai_assets.diffusion.compilation import repays_itself
+from genai_assets.diffusion.compilation import way_to_compile
 from genai_assets.diffusion.config import Augmentation, TrainingConfig
 from genai_assets.diffusion.devices import choose_device, mixed_precision
 from genai_assets.diffusion.distillation.adversary import AdversarialLearner
@@ -131,7 +131,7 @@ def distil(
     del found  # every tensor of the run: not to be held while it goes on
     config = begun or training_config(settings, 1)
     minutes = (settings.max_minutes or np.inf) * (1 - _DRAWING_SHARE)
-    compiled = repays_itself(where, minutes=minutes, steps=settings.max_steps or None)
+    compiled = way_to_compile(where, minutes=minutes, steps=settings.max_steps or None)
     learner = _learner(family, config, settings, where, compiled=compiled, compiled_code=compiled_code)
     pictures = cache.select("train", house_style) if settings.adversarial_weight else None
     learnt = numbers[: len(numbers) - validated]
