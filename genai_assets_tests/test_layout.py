@@ -29,8 +29,10 @@ ROOMS = {
     "mlflow": ("registry/",),
     "optuna": ("diffusion/tuning/study.py",),
     "openvino": ("diffusion/drawing/openvino_denoiser.py",),
+    "datasets": ("datasets/sources/hugging_face.py",),
 }
 HEAVY = (
+    "datasets",
     "diffusers",
     "evidently",
     "great_expectations",
@@ -38,6 +40,7 @@ HEAVY = (
     "mlflow",
     "openvino",
     "optuna",
+    "polars",
     "sklearn",
     "torch",
     "transformers",
