@@ -6,6 +6,7 @@ is ``genai.toml`` in the working folder, or the one that ``GENAI_CONFIG`` names.
 """
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from genai_assets.datasets.caption_quality import CaptionRules
+from genai_assets.datasets.captions import refuse_template
 from genai_assets.diffusion.config import Augmentation
 from genai_assets.diffusion.drawing.backends import BackendName
 
@@ -36,6 +39,13 @@ OTHER_VARIABLES = frozenset(
 """Variables of ours that are no settings."""
 
 
+EMBEDDED = "embedded"
+"""The base model that comes with the package."""
+
+STEPS_OF_THE_EMBEDDED_BASE = 8
+"""Read off the curve in docs/sampling.md: more steps of its noise scheduler, DPM-Solver++, gain nothing measurable."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +59,12 @@ class DatasetSettings(_Section):
         default="fluent", description="The style to learn; a folder's pictures are given this style."
     )
     icon_sets: tuple[str, ...] = ("noto", "twemoji", "fluent-emoji-3d")
+    sources: tuple[dict[str, Any], ...] = Field(
+        default=(), description="Further sources, each a table with its kind and that kind's options."
+    )
+    allow_mass_removal: bool = Field(
+        default=False, description="Let more than half of all pictures vanish from their sources at once."
+    )
     limit: int | None = Field(
         default=None, ge=1, description="At most so many pictures a source (small trials and tests)."
     )
@@ -64,9 +80,116 @@ class DatasetSettings(_Section):
     max_pixels: int = Field(
         default=64_000_000, ge=1, description="Larger pictures are quarantined before they are decoded."
     )
+    background: str = Field(
+        default="#ffffff", pattern="^#[0-9a-fA-F]{6}$", description="The paper that transparent pictures are laid on."
+    )
+    decode_seconds: float = Field(default=20.0, gt=0, description="A picture that takes longer is quarantined.")
+    decode_memory_mib: int = Field(
+        default=2048, ge=64, description="A picture that needs more, in the worker that decodes it, is quarantined."
+    )
+    decode_workers: int | None = Field(
+        default=None, ge=1, le=256, description="Processes that decode pictures; not set: one a core."
+    )
     min_side: int = Field(default=32, ge=1, description="Shorter sides are quarantined, pixels.")
     max_caption_length: int = Field(default=300, ge=1, description="Characters.")
     offline: bool = Field(default=False, description="Never ask a package registry; use what is cached.")
+
+    @property
+    def paper(self) -> tuple[int, int, int]:
+        """``background`` as red, green and blue, each 0–255."""
+        red, green, blue = bytes.fromhex(self.background.removeprefix("#"))
+        return red, green, blue
+
+
+class OwnExpectation(_Section):
+    """A claim of the team's own about the manifest: a column and exactly one rule, or a Python function."""
+
+    claim: str = Field(pattern=r"^[a-z][a-z0-9_]{0,79}$", description="Its name, as a claim that can fail.")
+    column: str | None = Field(default=None, description="Of the manifest, or aspect: longer side over shorter side.")
+    severity: Literal["critical", "warning"] = Field(
+        default="warning", description="critical: a record that breaks it is quarantined."
+    )
+    description: str = Field(default="", description="The claim in a sentence.")
+    not_null: bool = Field(default=False, description="Every record has a value; blank text is none.")
+    unique: bool = Field(default=False, description="No value occurs twice.")
+    between: tuple[float, float] | None = Field(default=None, description="Least and largest number; inf is allowed.")
+    in_set: tuple[str | int | float, ...] | None = Field(default=None, min_length=1)
+    not_in_set: tuple[str | int | float, ...] | None = Field(default=None, min_length=1)
+    matches: str | None = Field(default=None, description="A regular expression found in every text.")
+    matches_not: str | None = Field(default=None, description="A regular expression found in no text.")
+    max_share: float | None = Field(default=None, gt=0, le=1, description="Of records that one value may have.")
+    function: str | None = Field(
+        default=None,
+        pattern=r"^[\w.]+:\w+$",
+        description="module:function; takes the manifest, returns which records hold, or the ids of those that do not.",
+    )
+
+    @property
+    def rule(self) -> str:
+        """Which of the rules it states."""
+        return self._stated()[0]
+
+    def _stated(self) -> list[str]:
+        rules = ("not_null", "unique", "between", "in_set", "not_in_set", "matches", "matches_not", "max_share")
+        return [name for name in (*rules, "function") if getattr(self, name) not in (None, False)]
+
+    @model_validator(mode="after")
+    def _states_one_rule(self) -> Self:
+        stated = self._stated()
+        if len(stated) != 1:
+            raise ValueError(f"{self.claim} must state exactly one rule, not {', '.join(stated) or 'none'}")
+        if (self.column is None) != (stated == ["function"]):
+            needs = "needs no column" if self.column else "needs a column"
+            raise ValueError(f"{self.claim}: the rule {stated[0]} {needs}")
+        if self.between and not self.between[0] <= self.between[1]:
+            raise ValueError(f"{self.claim}: between must go from the least to the largest, not {list(self.between)}")
+        for pattern in (self.matches, self.matches_not):
+            if pattern is not None:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{self.claim}: {pattern!r} is no regular expression: {error}") from error
+        return self
+
+
+class ReadinessSettings(_Section):
+    """What the data must be like as a whole, and the team's own claims about it."""
+
+    min_records: int = Field(default=1, ge=1, description="Fewer records fail.")
+    max_aspect: float = Field(default=4.0, ge=1, description="Longer side over shorter; longer pictures are set aside.")
+    max_near_duplicate_share: float = Field(
+        default=0.25, ge=0, le=1, description="Of pictures that look nearly like another one, variants left out."
+    )
+    near_duplicate_distance: int = Field(
+        default=4, ge=0, le=16, description="Bits of 64 by which two pictures' hashes differ at most to count as near."
+    )
+    max_class_imbalance: float = Field(
+        default=50.0, ge=1, description="Records of the most common category for one of the rarest."
+    )
+    max_source_share: float = Field(
+        default=0.9, gt=0, le=1, description="Of records from one source, when there are several."
+    )
+    max_synthetic_share: float = Field(default=0.3, ge=0, le=1, description="Of records that a model drew.")
+    max_age_days: int | None = Field(
+        default=None, ge=1, description="The newest record may be so old; not set: of any age."
+    )
+    expectations: tuple[OwnExpectation, ...] = Field(default=(), description="Claims of the team's own.")
+    functions: tuple[str, ...] = Field(
+        default=(), description="module:function each; shorthand for expectations with a function, as warnings."
+    )
+
+    @model_validator(mode="after")
+    def _names_each_claim_once(self) -> Self:
+        names = [own.claim for own in self.own]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"stated twice: {', '.join(twice)}")
+        return self
+
+    @property
+    def own(self) -> tuple[OwnExpectation, ...]:
+        """Every claim of the team's own; a function by itself is named as it is called."""
+        shorthand = [OwnExpectation(claim=name.rpartition(":")[2], function=name) for name in self.functions]
+        return (*self.expectations, *shorthand)
 
 
 class SplitSettings(_Section):
@@ -74,11 +197,104 @@ class SplitSettings(_Section):
 
     held_out_share: float = Field(default=0.10, gt=0, lt=0.5)
     validation_share: float = Field(default=0.05, gt=0, lt=0.5)
+    test_share: float = Field(
+        default=0.05, ge=0, lt=0.5, description="Sealed: neither training nor the gate looks at these concepts."
+    )
     key: str = Field(default="genai-splits-1", description="Key of the hash: another key is another split.")
     later_categories: tuple[str, ...] = Field(
         default=("animals-nature",),
         description="House-style categories kept back as a batch of their own until released.",
     )
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        kept_from_training = self.held_out_share + self.validation_share + self.test_share
+        if kept_from_training >= 1:
+            raise ValueError(
+                f"held_out_share, validation_share and test_share add up to {kept_from_training:g}; "
+                "they must leave something to train on"
+            )
+        return self
+
+
+class CurationSettings(_Section):
+    """When two pictures count as one, and which of them is trained on. docs/curation.md has the measurements."""
+
+    max_hash_distance: int = Field(
+        default=4, ge=0, le=16, description="Bits of 64 by which perceptual hashes of near duplicates may differ."
+    )
+    max_feature_distance: float = Field(
+        default=0.03, ge=0, le=0.5, description="Cosine distance by which features of near duplicates may differ."
+    )
+    max_colour_difference: float = Field(
+        default=12.0,
+        ge=0,
+        le=255,
+        description="Levels of 255 by which any of 16 x 16 cells may differ; tells a recoloured picture from a copy.",
+    )
+    keep: Literal["all", "first", "largest", "real_before_synthetic"] = Field(
+        default="all", description="Which picture of a cluster is trained on; all: clusters only bind splits."
+    )
+
+
+class CaptionSettings(CaptionRules):
+    """What captions must be like, how they become prompts, and who writes those that are missing."""
+
+    templates: tuple[str, ...] = Field(
+        default=(),
+        description="Further prompts of a picture, from {caption}, {style}, {category}, {keywords} and {concept}.",
+    )
+    prompts_a_picture: int = Field(default=4, ge=1, le=64, description="The most prompts that a picture has.")
+    model: str | None = Field(
+        default=None, description="An image-to-text model, a folder or a hub's name, for pictures without a caption."
+    )
+    download: bool = Field(default=False, description="The model may be fetched from the hub; else it must be here.")
+    max_new_tokens: int = Field(default=40, ge=1, le=512, description="The longest caption the model writes.")
+    batch_size: int = Field(default=8, ge=1, le=256, description="Pictures the model looks at together.")
+
+    @field_validator("templates")
+    @classmethod
+    def _can_be_filled(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            refuse_template(template)
+        return templates
+
+
+class GovernanceSettings(_Section):
+    """Opt-outs, and what the dataset card says that the pictures do not."""
+
+    honour_opt_outs: bool = Field(
+        default=True, description="Quarantine pictures whose makers reserve them from training."
+    )
+    title: str = Field(default="", description="Of the dataset card; not set: made of the house style.")
+    description: str = Field(default="", description="A paragraph for the dataset card: what the pictures are for.")
+    creators: tuple[str, ...] = Field(default=(), description="People or teams who made the dataset.")
+    url: str = Field(default="", description="Where the dataset can be found, if anywhere.")
+    language: str | None = Field(default="en", description="Of the captions, ISO 639-1; not set: not known.")
+
+
+class SyntheticSettings(_Section):
+    """Pictures that the champion draws for thin classes; off unless a share is set."""
+
+    max_share: float = Field(
+        default=0.0, ge=0, le=0.5, description="Share of training pictures that may be synthetic; 0: none, and off."
+    )
+    thin_below: float = Field(
+        default=0.5, gt=0, le=1, description="A category with fewer training concepts than this share of the median."
+    )
+    candidates: int = Field(default=4, ge=1, le=64, description="Pictures drawn for each that is wanted.")
+    max_pictures: int = Field(default=64, ge=1, le=10_000, description="Kept in one batch, at most.")
+    max_strangeness: float = Field(
+        default=1.5,
+        gt=0,
+        description="Farther from the nearest real picture than this, times the usual distance, is dropped.",
+    )
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a share is set."""
+        return self.max_share > 0
 
 
 class FineTuneSettings(_Section):
@@ -241,7 +457,7 @@ class StudySettings(_Section):
 class SamplingSettings(_Section):
     """How pictures are drawn."""
 
-    steps: int = Field(default=30, ge=1, le=200)
+    steps: int = Field(default=30, ge=1, le=200, description="Denoising steps; with the embedded base 8 unless set.")
     guidance_scale: float = Field(default=3.0, ge=1, le=20)
     backend: BackendName = Field(
         default="auto", description="How the denoiser computes; auto: OpenVINO on a CPU where it can, else eager."
@@ -287,6 +503,12 @@ class ServingSettings(_Section):
     )
 
 
+class PagesSettings(_Section):
+    """Reports and Data Docs over HTTP, on this machine only."""
+
+    port: int = Field(default=3113, ge=1, le=65535, description="Links in Dagster's metadata lead here.")
+
+
 class MonitoringSettings(_Section):
     """Drift, feedback, and when a retrain is asked for."""
 
@@ -313,10 +535,15 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path(".genai")
-    base_model: str = Field(default="embedded", description='"embedded", or a folder of a diffusers pipeline.')
+    base_model: str = Field(default=EMBEDDED, description='"embedded", or a folder of a diffusers pipeline.')
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dataset: DatasetSettings = DatasetSettings()
+    readiness: ReadinessSettings = ReadinessSettings()
+    curation: CurationSettings = CurationSettings()
     splits: SplitSettings = SplitSettings()
+    captions: CaptionSettings = CaptionSettings()
+    governance: GovernanceSettings = GovernanceSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
     fine_tune: FineTuneSettings = FineTuneSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     distillation: DistillationSettings = DistillationSettings()
@@ -326,6 +553,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionPolicy = PromotionPolicy()
     serving: ServingSettings = ServingSettings()
+    pages: PagesSettings = PagesSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
 
     @model_validator(mode="before")
@@ -338,6 +566,16 @@ class Settings(BaseSettings):
             known = ", ".join(f"GENAI_{name.upper()}" for name in cls.model_fields)
             raise ValueError(f"the environment has {', '.join(sorted(unknown))}, but the settings are {known}")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _draws_as_its_base_wants(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The embedded base has a noise scheduler that needs few steps; of another base's nothing is known here."""
+        asked = values.get("sampling", {})
+        asked = asked.model_dump(exclude_unset=True) if isinstance(asked, BaseModel) else asked
+        if values.get("base_model", EMBEDDED) != EMBEDDED or "steps" in asked:
+            return values
+        return values | {"sampling": {"steps": STEPS_OF_THE_EMBEDDED_BASE, **asked}}
 
     @field_validator("home")
     @classmethod
@@ -381,11 +619,17 @@ class HomePaths:
     def __init__(self, home: Path):
         self.home = home
         self.packages = home / "packages"  # downloaded npm packages, one folder each
+        self.downloads = home / "downloads"  # what sources keep of what they fetched; one folder each, safe to delete
         self.pictures = home / "pictures"  # content-addressed store of source pictures
+        self.thumbnails = home / "thumbnails"  # of source pictures, by the picture's content
+        self.inspections = home / "inspections.sqlite"  # what decoding each picture told, by content
+        self.corrections = home / "corrections.sqlite"  # what people made of captions; kept for ever
+        self.auto_captions = home / "auto_captions.sqlite"  # what a model said of pictures, by content
         self.drawn = home / "drawn"  # content-addressed store of pictures the service drew
         self.artifacts = home / "artifacts"  # finished stages: KIND/FINGERPRINT/
         self.great_expectations = home / "great_expectations"
         self.feedback = home / "feedback"
+        self.synthetic = home / "synthetic"
         self.features = home / "features.lance"  # LanceDB
         self.encodings = home / "encodings.sqlite"  # latents and prompt embeddings by content
         self.checkpoints = home / "checkpoints"
@@ -402,6 +646,11 @@ class HomePaths:
     def feedback_batches(self) -> Path:
         """Where closed feedback batches lie, one manifest each."""
         return self.feedback / "batches"
+
+    @property
+    def synthetic_batches(self) -> Path:
+        """Where closed batches of synthetic pictures lie, one manifest each."""
+        return self.synthetic / "batches"
 
     @property
     def mlflow_url(self) -> str:

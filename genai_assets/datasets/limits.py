@@ -1,6 +1,6 @@
-"""Small trials: which records a source keeps when it may only give so many.
+"""Small trials: which pictures of a source come in when it may only give so many.
 
-Belongs here: the choice, made the same way by every source, so that a small trial has the same concepts in each style.
+Belongs here: the choice, made the same way for every source, so that a small trial has the same concepts in each style.
 """
 
 import hashlib

@@ -18,8 +18,14 @@ from genai_assets import durable
 FEEDBACK_SOURCE = "feedback"
 """Source of the records that people's ratings made."""
 
+SYNTHETIC_SOURCE = "synthetic"
+"""Source of the records that our own model drew for thin classes."""
+
 FEEDBACK_LICENCE = "LicenseRef-own-output"
 """Licence of what our own model drew."""
+
+CAPTION_ORIGINAL = "caption_original"
+"""Key of a record's provenance: the caption its source gave, when it has another now."""
 
 
 class Record(BaseModel):
@@ -37,6 +43,8 @@ class Record(BaseModel):
         category: coarse class ("food-drink"), empty when unknown.
         keywords: further words for the picture.
         variant: true for a variation of a concept (a skin tone), drawn less often in training.
+        synthetic: true for what a model drew; such a record is trained on only, never validated or tested with.
+        opt_out: the signal by which its maker reserves it from training ("noai sidecar"), empty when there is none.
         provenance: package, version, file, attribution: what is needed to trace and credit it.
     """
 
@@ -54,6 +62,8 @@ class Record(BaseModel):
     category: str = ""
     keywords: tuple[str, ...] = ()
     variant: bool = False
+    synthetic: bool = False
+    opt_out: str = ""
     provenance: dict[str, str] = Field(default_factory=dict)
 
 
@@ -74,6 +84,14 @@ def from_frame(frame: pd.DataFrame) -> list[Record]:
     return [
         Record(**{**row, "keywords": tuple(row["keywords"]), "provenance": json.loads(row["provenance"])})
         for row in frame[list(COLUMNS)].to_dict("records")
+    ]
+
+
+def original_captions(frame: pd.DataFrame) -> list[str]:
+    """The captions that the sources gave, whatever people or a model made of them since; in the manifest's order."""
+    return [
+        json.loads(provenance).get(CAPTION_ORIGINAL, caption) if CAPTION_ORIGINAL in provenance else caption
+        for provenance, caption in zip(frame["provenance"], frame["caption"], strict=True)
     ]
 
 
