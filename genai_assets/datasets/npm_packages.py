@@ -1,7 +1,7 @@
 """Pinned npm packages: fetched once, checked against their digest, unpacked all or nothing.
 
 Belongs here: how a package of pictures or words gets from the registry that npm is configured for into a folder of
-ours. What is inside the packages, and which ones there are, is ``icon_sets``.
+ours. What is inside the packages, and which ones there are, is ``sources.icon_sets``.
 """
 
 import base64
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genai_assets import durable
+from genai_assets.datasets.sources.source import SourceUnreadable
 
 _TIMEOUT_SECONDS = 300
 _ALGORITHM = "sha512"
 
 
-class PackageUnavailable(RuntimeError):
+class PackageUnavailable(SourceUnreadable):
     """A package could not be had, or was not the one that is pinned; the message says which, why and what to do."""
 
 

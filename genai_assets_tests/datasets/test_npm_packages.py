@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from genai_assets.datasets.icon_sets import EMOJILIB
 from genai_assets.datasets.npm_packages import NpmPackage, PackageUnavailable, fetch_package
+from genai_assets.datasets.sources.icon_sets import EMOJILIB
 
 
 def tarball_of(files: dict[str, bytes]) -> bytes:

@@ -8,26 +8,30 @@ licence is allowed is ``licences``.
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import resvg_py
 
 from genai_assets import durable
 from genai_assets.datasets import decoding
-from genai_assets.datasets.limits import within_limit
 from genai_assets.datasets.npm_packages import NpmPackage, fetch_package
-from genai_assets.datasets.picture_store import PictureStore
-from genai_assets.datasets.records import Record
+from genai_assets.datasets.sources.source import (
+    Description,
+    Fetched,
+    Listed,
+    SourceOptions,
+    SourceUnreadable,
+    Surroundings,
+)
 
 SVG_SIZE = 128
 """Side in pixels at which an SVG icon is drawn."""
 
-_READING = 1  # raise it when the same packages would give other records
+_READING = 2  # raise it when the same packages would give other records
 _FLAGS = "flags"
 
 EMOJIBASE = NpmPackage(
@@ -155,106 +159,116 @@ class Emoji:
 
 @dataclass(frozen=True)
 class _Icon:
-    """One picture that can be drawn or read when it is its turn."""
+    """One picture that can be drawn or read when it is its turn; ``state`` differs when the picture does."""
 
     emoji: Emoji
     name: str
     file: str
+    state: str
     picture: Callable[[], bytes]
 
 
 class IconSetSource:
-    """An icon set from an npm package as a source of records.
+    """An icon set from an npm package as a source.
 
     Sets that only name their icons (``fxemoji``) are matched by the squashed name ("redapple") with emojibase's labels
     first and its shortcodes second; icons that match nothing, or several emoji, are left out, and each emoji gets one
     icon at most. In the others an icon without an emoji in emojibase (regional indicators, private extras) is left out.
+
+    An icon's key is its emoji's codepoints: they stay when a package renames its files.
     """
 
-    def __init__(self, set_name: str, packages: Path, *, offline: bool = False, limit: int | None = None):
+    class Options(SourceOptions):
+        """Options of the kind ``icon-set``.
+
+        Attributes:
+            set: one of :data:`ICON_SETS`.
+        """
+
+        set: str
+
+    def __init__(self, set_name: str, packages: Path, *, offline: bool = False, name: str | None = None):
         """Nothing is fetched yet.
 
         Args:
             set_name: one of :data:`ICON_SETS`.
             packages: folder of unpacked npm packages.
             offline: never ask the registry.
-            limit: at most so many pictures, see ``limits``.
+            name: of the source; ``icons:`` and the set's name when not given.
 
         Raises:
             ValueError: no such set.
         """
         if set_name not in ICON_SETS:
             raise ValueError(f"unknown icon set {set_name!r} in dataset.icon_sets; known are {', '.join(ICON_SETS)}")
-        self.name = f"icons:{set_name}"
+        self.name = name or f"icons:{set_name}"
         self.icon_set = ICON_SETS[set_name]
         self.licence = self.icon_set.licence
         self._packages = packages
         self._offline = offline
-        self._limit = limit
 
-    def fingerprint(self) -> str:
-        """Digest of all that decides the records: pinned packages, the drawing library, the limit. Reads no file."""
-        inputs = {
-            "reading": _READING,
-            "integrity": [package.integrity for package in (self.icon_set.package, EMOJIBASE, EMOJILIB)],
-            "drawing": "" if self.icon_set.layout == "webp" else f"resvg {resvg_py.__resvg_version__} {SVG_SIZE}",
-            "style": self.icon_set.style,
-            "licence": self.licence,
-            "without": sorted(self.icon_set.without),
-            "limit": self._limit,
-        }
-        return durable.digest_json(inputs)[:16]
+    @classmethod
+    def open(cls, options: "IconSetSource.Options", surroundings: Surroundings) -> Self:
+        """A source by its options. Fetches nothing yet.
 
-    def read(self, store: PictureStore) -> Iterator[Record]:
-        """Put every picture into ``store`` (SVGs drawn at :data:`SVG_SIZE`, WebP files as they are), then give records.
+        Raises:
+            ValueError: no such set, or a style or licence is stated: a set has its own.
+        """
+        if options.style or options.licence:
+            raise ValueError(f"the icon set {options.set!r} has a style and a licence of its own; leave both out")
+        return cls(options.set, surroundings.cache, offline=surroundings.offline, name=options.name)
+
+    def list(self) -> Iterator[Listed]:
+        """Every icon that has an emoji; its state is the drawing's digest with all else that decides the record.
 
         Raises:
             PackageUnavailable: a package cannot be had.
-            ValueError: a package is not laid out as expected, or states another licence than the one known here.
+            SourceUnreadable: a package is not laid out as expected, or states another licence than the one known here.
         """
+        drawing = "" if self.icon_set.layout == "webp" else f"resvg {resvg_py.__resvg_version__} {SVG_SIZE}"
+        packages = [package.integrity for package in (self.icon_set.package, EMOJIBASE, EMOJILIB)]
+        said = [_READING, packages, drawing, self.icon_set.style, self.licence]
+        common = durable.digest_json(said)[:12]
+        for key, icon in self._icons.items():
+            yield Listed(key, f"{common} {icon.state}", icon.emoji.concept, icon.emoji.variant)
+
+    def fetch(self, keys: Collection[str]) -> Iterator[Fetched]:
+        """Pictures (SVGs drawn at :data:`SVG_SIZE`, WebP files as they are) and their words."""
+        for key in keys:
+            if icon := self._icons.get(key):
+                try:
+                    yield Fetched(key, icon.picture(), self._description(icon))
+                except (decoding.UndecodablePicture, OSError) as error:
+                    yield Fetched(key, refusal=f"the icon {icon.name} cannot be drawn: {error}")
+
+    def _description(self, icon: _Icon) -> Description:
+        return Description(
+            caption=icon.emoji.label,
+            concept=icon.emoji.concept,
+            style=self.icon_set.style,
+            licence=self.licence,
+            category=icon.emoji.category,
+            keywords=icon.emoji.keywords,
+            variant=icon.emoji.variant,
+            provenance={
+                "package": self.icon_set.package.name,
+                "version": self.icon_set.package.version,
+                "file": icon.file,
+                "icon": icon.name,
+                "author": self.icon_set.author,
+                "licence_notice": self.icon_set.notice,
+            },
+        )
+
+    @cached_property
+    def _icons(self) -> dict[str, _Icon]:
         folder = self._fetch(self.icon_set.package)
         emojis = read_emojis(self._fetch(EMOJIBASE), self._fetch(EMOJILIB))
-        icons = _ICONS_BY_LAYOUT[self.icon_set.layout](self.icon_set, folder, emojis)
-        icons = [icon for icon in icons if icon.emoji.category not in self.icon_set.without]
-        icons = within_limit(
-            icons,
-            self._limit,
-            concept=lambda icon: icon.emoji.concept,
-            variant=lambda icon: icon.emoji.variant,
-        )
-        sizes: list[tuple[int, int]] = []
-
-        def pictures() -> Iterator[bytes]:
-            for icon in icons:
-                data = icon.picture()
-                sizes.append(decoding.probe(data))
-                yield data
-
-        ids = store.put_many(pictures())
-        now = datetime.now(UTC)
-        for icon, picture, (width, height) in zip(icons, ids, sizes, strict=True):
-            yield Record(
-                id=picture,
-                caption=icon.emoji.label,
-                concept=icon.emoji.concept,
-                style=self.icon_set.style,
-                source=self.name,
-                licence=self.licence,
-                width=width,
-                height=height,
-                added_at=now,
-                category=icon.emoji.category,
-                keywords=icon.emoji.keywords,
-                variant=icon.emoji.variant,
-                provenance={
-                    "package": self.icon_set.package.name,
-                    "version": self.icon_set.package.version,
-                    "file": icon.file,
-                    "icon": icon.name,
-                    "author": self.icon_set.author,
-                    "licence_notice": self.icon_set.notice,
-                },
-            )
+        try:
+            icons = _ICONS_BY_LAYOUT[self.icon_set.layout](self.icon_set, folder, emojis)
+        except (KeyError, ValueError) as error:
+            raise SourceUnreadable(f"{self.icon_set.package} cannot be understood: {error}") from error
+        return {icon.emoji.codepoints: icon for icon in icons if icon.emoji.category not in self.icon_set.without}
 
     def _fetch(self, package: NpmPackage) -> Path:
         return fetch_package(package, self._packages, offline=self._offline)
@@ -341,7 +355,7 @@ def _icons_of_webp(icon_set: IconSet, folder: Path, emojis: Mapping[str, Emoji])
         emoji = emojis.get(normalised_codepoints(path.stem))
         if emoji:
             file = path.relative_to(folder).as_posix()
-            icons.setdefault(emoji.codepoints, _Icon(emoji, path.stem, file, path.read_bytes))
+            icons.setdefault(emoji.codepoints, _Icon(emoji, path.stem, file, path.stem, path.read_bytes))
     if not icons:
         raise ValueError(f"{icon_set.package} has no pictures in its folder 'assets'")
     return list(icons.values())
@@ -369,7 +383,13 @@ class _Drawings:
 
     def icon(self, name: str, emoji: Emoji) -> _Icon:
         drawing = self._resolve(name)
-        return _Icon(emoji, name, f"icons.json#{drawing}", lambda: decoding.render_svg(self._svg(drawing), SVG_SIZE))
+        return _Icon(
+            emoji,
+            name,
+            file=f"icons.json#{drawing}",
+            state=durable.digest_bytes(self._set["icons"][drawing]["body"].encode())[:16],
+            picture=lambda: decoding.render_svg(self._svg(drawing), SVG_SIZE),
+        )
 
     def _resolve(self, name: str) -> str:
         seen = {name}

@@ -1,0 +1,1 @@
+"""Sources: what the pictures come from. One module a kind; the interface is ``source``, the choice ``configured``."""
