@@ -4,10 +4,11 @@ Belongs here: where a picture's bytes lie and how they get there safely. What th
 decoded at all, is not known here.
 """
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from genai_assets import durable
@@ -38,24 +39,39 @@ class PictureStore:
     def put_many(self, pictures: Iterable[bytes]) -> list[str]:
         """Keep many pictures; return their ids in order. All are durable when it returns.
 
-        One flush of the disk at the end takes the place of two a picture, so that 11,000 pictures take seconds. The
-        pictures are taken one at a time, so a generator never has to hold them all.
+        The pictures are taken one at a time, so a generator never has to hold them all.
+
+        Raises:
+            OSError: as of :meth:`putting`.
+        """
+        with self.putting() as put:
+            return [put(data) for data in pictures]
+
+    @contextlib.contextmanager
+    def putting(self) -> Iterator[Callable[[bytes], str]]:
+        """Give a function that keeps one picture and returns its id; all it kept is durable when the block ends.
+
+        One flush of the disk at the end takes the place of two a picture, so that 11,000 pictures take seconds.
 
         Raises:
             OSError: the disk is full or cannot be written. Pictures put before stay, whole, and are met again by the
                 next try.
         """
-        ids: list[str] = []
         written = False
-        for data in pictures:
+
+        def put(data: bytes) -> str:
+            nonlocal written
             picture = durable.digest_bytes(data)
-            ids.append(picture)
             if not self._holds(picture, data):
-                self._write_unsynced(self.path(picture), data)
+                write_unsynced(self.path(picture), data)
                 written = True
-        if written:
-            os.sync()
-        return ids
+            return picture
+
+        try:
+            yield put
+        finally:
+            if written:
+                os.sync()
 
     def read(self, picture: str, *, verify: bool = False) -> bytes:
         """The bytes of a picture.
@@ -88,6 +104,16 @@ class PictureStore:
             raise ValueError(f"{picture!r} is not a picture's id (64 hexadecimal digits)")
         return self.root / picture[:2] / picture[2:]
 
+    def state(self, picture: str) -> str:
+        """Size and time of change of a picture's file; another value means that it was written or tampered with.
+
+        Raises:
+            FileNotFoundError: the store has no such picture.
+            ValueError: not an id.
+        """
+        found = self.path(picture).stat()
+        return f"{found.st_size}-{found.st_mtime_ns}"
+
     def __contains__(self, picture: str) -> bool:
         return self.path(picture).is_file()
 
@@ -98,14 +124,15 @@ class PictureStore:
         except FileNotFoundError:
             return False
 
-    @staticmethod
-    def _write_unsynced(path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+
+def write_unsynced(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; it is durable only once the disk has been flushed (``os.sync``)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageOps
 
-from genai_assets.datasets.decoding import decode, to_square
+from genai_assets.datasets.decoding import WHITE, Colour, decode, to_square
 from genai_assets.datasets.picture_store import PictureStore
 
 LONGEST_RATIO = 2.0
@@ -64,24 +64,27 @@ def choose_bucket(width: int, height: int, resolution: int, side_multiple: int) 
     return min(sizes, key=lambda size: (abs(math.log(size[1] / size[0]) - ratio), -size[0] * size[1]))
 
 
-def reader_of(store: PictureStore, *, max_pixels: int) -> Callable[[str, tuple[int, int]], np.ndarray]:
-    """Reads a record's picture from a store at a size (height, width), as RGB uint8 [height, width, 3] on white."""
+def reader_of(
+    store: PictureStore, *, max_pixels: int, background: Colour = WHITE
+) -> Callable[[str, tuple[int, int]], np.ndarray]:
+    """Reads a record's picture from a store at a size (height, width), as RGB uint8 [height, width, 3]."""
 
     def read(record_id: str, size: tuple[int, int]) -> np.ndarray:
-        return to_bucket(decode(store.read(record_id), max_pixels=max_pixels), *size)
+        picture = decode(store.read(record_id), max_pixels=max_pixels, background=background)
+        return to_bucket(picture, *size, background=background)
 
     return read
 
 
-def to_bucket(image: Image.Image, height: int, width: int) -> np.ndarray:
+def to_bucket(image: Image.Image, height: int, width: int, *, background: Colour = WHITE) -> np.ndarray:
     """Bring an RGB picture to a bucket's size (Lanczos, antialiased).
 
-    A square bucket takes the whole picture, padded on white. Any other is covered by it: what stands over is cut off
-    evenly on both sides.
+    A square bucket takes the whole picture, padded on the background. Any other is covered by it: what stands over is
+    cut off evenly on both sides.
 
     Returns:
         np.ndarray: uint8 [height, width, 3], 0–255.
     """
     if height == width:
-        return to_square(image, height)
+        return to_square(image, height, background=background)
     return np.array(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)

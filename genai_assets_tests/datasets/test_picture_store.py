@@ -67,3 +67,28 @@ def test_a_changed_picture_is_noticed_when_asked(store):
 def test_only_an_id_names_a_picture(store, name):
     with pytest.raises(ValueError, match="not a picture's id"):
         store.path(name)
+
+
+def test_a_block_that_fails_keeps_what_was_put_before(store):
+    with pytest.raises(RuntimeError, match="the source broke"), store.putting() as put:
+        picture = put(b"pixels")
+        raise RuntimeError("the source broke")
+    assert store.read(picture) == b"pixels"
+
+
+def test_the_disk_is_flushed_once_and_only_when_something_was_written(store, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("os.sync", lambda: flushed.append(len(files_in(store))))
+    store.put_many([b"a", b"b", b"c"])
+    store.put_many([b"a", b"b"])
+    assert flushed == [3]
+
+
+def test_the_state_of_a_picture_changes_when_its_file_is_written_again(store):
+    picture = store.put(b"pixels")
+    before = store.state(picture)
+    assert store.state(store.put(b"pixels")) == before
+    store.path(picture).write_bytes(b"others!")
+    assert store.state(picture) != before
+    with pytest.raises(FileNotFoundError):
+        store.state("0" * 64)
