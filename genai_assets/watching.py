@@ -21,47 +21,60 @@ class WaitingFeedback:
     run_key: str
 
 
-def new_data(settings: Settings) -> list[Reason]:
-    """A reason when sources (feedback aside) or released categories differ from what the graph last worked on.
+@dataclass(frozen=True)
+class Arrived:
+    """What differs from what the graph last worked on.
 
-    Before the first run there is nothing to differ from.
+    Attributes:
+        reasons: for a retrain; none when nothing differs, and before the first run, which has nothing to differ from.
+        batch: the name of the batch that what arrived will be; empty when the sources are as they were.
+    """
+
+    reasons: tuple[Reason, ...] = ()
+    batch: str = ""
+
+
+def new_data(settings: Settings) -> Arrived:
+    """Sources (feedback aside) and released categories that differ from what the graph last worked on.
 
     Raises:
-        ValueError, FileNotFoundError: a source cannot be read.
+        ValueError, SourceUnreadable: a source cannot be read.
     """
-    from genai_assets.datasets.ingestion import source_fingerprints
+    from genai_assets.datasets.arrivals import look
     from genai_assets.datasets.release import released_categories
 
     store = stages.artifact_store(settings)
     raw, split = store.newest("raw_data"), store.newest("splits")
     if raw is None or split is None:
-        return []
-    now, then = source_fingerprints(settings), dict(raw.inputs["sources"])
+        return Arrived()
+    arrivals = look(settings)
+    now, then = dict(arrivals.digests), dict(raw.inputs["sources"])
     changed = sorted(
         name for name in now.keys() | then.keys() if name != FEEDBACK_SOURCE and now.get(name) != then.get(name)
     )
     released = sorted(released_categories(settings.paths) - set(split.inputs["released"]))
     if not changed and not released:
-        return []
+        return Arrived()
     what = [*changed, *(f"category {category} was released" for category in released)]
     key = durable.digest_json({"sources": now, "released": sorted(released_categories(settings.paths))})
-    return [Reason("new_data", key, f"new data: {', '.join(what)}")]
+    reason = Reason("new_data", key, f"new data: {', '.join(what)}")
+    return Arrived((reason,), arrivals.batch_name(stages.next_batch_number(raw)) if now != then else "")
 
 
-def closed_feedback(settings: Settings) -> list[Reason]:
+def closed_feedback(settings: Settings) -> Arrived:
     """A reason when there are closed feedback batches that raw_data has not read."""
-    from genai_assets.datasets.ingestion import source_fingerprints
+    from genai_assets.datasets.arrivals import look
 
     raw = stages.artifact_store(settings).newest("raw_data")
     batches = sorted(path.name for path in settings.paths.feedback_batches.glob("*.parquet"))
     if raw is None or not batches:
-        return []
-    now = source_fingerprints(settings)[FEEDBACK_SOURCE]
-    if raw.inputs["sources"].get(FEEDBACK_SOURCE) == now:
-        return []
-    return [
-        Reason("feedback", durable.digest_json(batches), f"{len(batches)} feedback batches, the newest {batches[-1]}")
-    ]
+        return Arrived()
+    arrivals = look(settings)
+    if raw.inputs["sources"].get(FEEDBACK_SOURCE) == arrivals.digests.get(FEEDBACK_SOURCE):
+        return Arrived()
+    detail = f"{len(batches)} feedback batches, the newest {batches[-1]}"
+    reason = Reason("feedback", durable.digest_json(batches), detail)
+    return Arrived((reason,), arrivals.batch_name(stages.next_batch_number(raw)))
 
 
 def feedback_to_curate(settings: Settings) -> WaitingFeedback | None:

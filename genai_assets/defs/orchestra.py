@@ -85,7 +85,12 @@ class Orchestra:
         seconds = {
             str(event.step_key): event.step_success_data.duration_ms / 1000 for event in events if event.is_step_success
         }
-        reused = tuple(str(event.step_key) for event in events if event.is_step_materialization and _was_reused(event))
+        # Once each: raw_data tells of its batch, too, when a run has no partition key.
+        reused = tuple(
+            dict.fromkeys(
+                str(event.step_key) for event in events if event.is_step_materialization and _was_reused(event)
+            )
+        )
         error = "" if result.success else _first_error(result.all_events, job_name)
         if error and self._console:
             self._console.print(f"[red]✗ {job_name} failed.[/] {error}", highlight=False, soft_wrap=True)

@@ -18,14 +18,19 @@ from genai_assets.settings import Settings
 
 
 class ArtifactIOManager(dg.IOManager):
-    """Passes artifacts from asset to asset by a small file that says where the folder is; written all or nothing."""
+    """Passes artifacts from asset to asset by a small file that says where the folder is; written all or nothing.
+
+    Of an asset that comes in batches the newest is passed on, whichever was read again since.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def handle_output(self, context: dg.OutputContext, obj: Artifact) -> None:
-        """Note where the asset's artifact is."""
-        durable.write_json(self._file(context.asset_key), {**asdict(obj), "path": str(obj.path)})
+        """Note where the asset's artifact is, unless a newer batch is there."""
+        file = self._file(context.asset_key)
+        if _number(obj) >= _number(self._noted(file)):
+            durable.write_json(file, {**asdict(obj), "path": str(obj.path)})
 
     def load_input(self, context: dg.InputContext) -> Artifact:
         """The artifact of an upstream asset.
@@ -37,14 +42,27 @@ class ArtifactIOManager(dg.IOManager):
         name = context.asset_key.to_user_string()
         if not file.is_file():
             raise dg.Failure(f"{name} was not materialized yet in {self.folder}; materialize it first")
+        artifact = self._noted(file)
+        if artifact is None:
+            raise dg.Failure(f"the folder of {name} that {file} names is gone; materialize it again")
+        return artifact
+
+    @staticmethod
+    def _noted(file: Path) -> Artifact | None:
+        """The artifact that was noted last; None when there is none, or its folder is gone."""
+        if not file.is_file():
+            return None
         facts: dict[str, Any] = json.loads(file.read_text())
         artifact = Artifact(**{**facts, "path": Path(facts["path"])})
-        if not artifact.path.is_dir():
-            raise dg.Failure(f"the folder of {name}, {artifact.path}, is gone; materialize it again")
-        return artifact
+        return artifact if artifact.path.is_dir() else None
 
     def _file(self, key: dg.AssetKey) -> Path:
         return self.folder.joinpath(*key.path[:-1], f"{key.path[-1]}.json")
+
+
+def _number(artifact: Artifact | None) -> int:
+    """Of the batch; 0 for what does not come in batches."""
+    return int(artifact.summary.get("number", 0)) if artifact else 0
 
 
 def mlflow_resource(settings: Settings) -> dg.ResourceDefinition:

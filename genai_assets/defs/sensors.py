@@ -10,6 +10,7 @@ import dagster as dg
 
 from genai_assets import watching
 from genai_assets.defs.jobs import curate_feedback, retrain
+from genai_assets.defs.partitions import BATCHES
 from genai_assets.monitoring.retraining import Reason, RetrainLedger
 from genai_assets.settings import Settings
 
@@ -24,7 +25,8 @@ _SECONDS_BETWEEN_LOOKS = 60
 )
 def new_data_sensor(settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
     """Sources against those that raw_data was made from."""
-    return _ask(settings, watching.new_data(settings))
+    arrived = watching.new_data(settings)
+    return _ask(settings, arrived.reasons, arrived.batch)
 
 
 @dg.sensor(
@@ -35,8 +37,8 @@ def new_data_sensor(settings: dg.ResourceParam[Settings]) -> dg.SensorResult | d
 )
 def feedback_sensor(settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
     """Closed batches against those that raw_data has read; ratings against those that were curated."""
-    if reasons := watching.closed_feedback(settings):
-        return _ask(settings, reasons)
+    if (arrived := watching.closed_feedback(settings)).reasons:
+        return _ask(settings, arrived.reasons, arrived.batch)
     if waiting := watching.feedback_to_curate(settings):
         return dg.SensorResult([dg.RunRequest(run_key=waiting.run_key, job_name=curate_feedback.name)])
     return dg.SkipReason("not enough new ratings for a batch")
@@ -56,7 +58,8 @@ def drift_sensor(settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.S
 SENSORS = [new_data_sensor, feedback_sensor, drift_sensor]
 
 
-def _ask(settings: Settings, reasons: Sequence[Reason]) -> dg.SensorResult | dg.SkipReason:
+def _ask(settings: Settings, reasons: Sequence[Reason], batch: str = "") -> dg.SensorResult | dg.SkipReason:
+    """Request a retrain when the ledger grants it; of the batch that arrived, if one did, as a new partition."""
     if not reasons:
         return dg.SkipReason("no reason to retrain")
     with RetrainLedger(settings.database_url) as ledger:
@@ -64,4 +67,5 @@ def _ask(settings: Settings, reasons: Sequence[Reason]) -> dg.SensorResult | dg.
     if not decision.request or decision.reason is None:
         return dg.SkipReason(decision.why)
     tags = {"genai/reason": decision.reason.kind, "genai/detail": decision.reason.detail[:200]}
-    return dg.SensorResult([dg.RunRequest(run_key=decision.run_key, job_name=retrain.name, tags=tags)])
+    request = dg.RunRequest(run_key=decision.run_key, job_name=retrain.name, tags=tags, partition_key=batch or None)
+    return dg.SensorResult([request], dynamic_partitions_requests=[BATCHES.build_add_request([batch])] if batch else [])

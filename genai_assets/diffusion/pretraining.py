@@ -59,19 +59,22 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
         ValueError: no picture is left, or a set is unknown.
         PackageUnavailable: an icon set cannot be fetched.
     """
-    from genai_assets.datasets.ingestion import ingest, source_fingerprints
+    from genai_assets.datasets.arrivals import look
+    from genai_assets.datasets.ingestion import Batch, ingest
     from genai_assets.datasets.picture_store import PictureStore
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import concept_position
     from genai_assets.diffusion.aspect_buckets import reader_of
 
-    dataset = settings.dataset.model_copy(update={"icon_sets": PRETRAINING_SETS, "folder": None})
+    dataset = settings.dataset.model_copy(update={"icon_sets": PRETRAINING_SETS, "folder": None, "sources": ()})
     wanted = settings.model_copy(update={"dataset": dataset})
     resolution = settings.fine_tune.resolution or RESOLUTION
     store = PictureStore(settings.paths.pictures)
     artifacts = ArtifactStore(settings.paths.artifacts)
-    inputs = {"sources": source_fingerprints(wanted), "code": CODE_VERSION}
-    raw = artifacts.build("pretraining_data", inputs, lambda out: ingest(wanted, out))
+    arrivals = look(wanted)
+    inputs = {"sources": dict(arrivals.digests), "code": CODE_VERSION}
+    first = Batch(1, "pretraining")
+    raw = artifacts.build("pretraining_data", inputs, lambda out: ingest(wanted, arrivals, out, batch=first))
     rows = read_manifest(raw.file("manifest.parquet"))
     held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
     rows["split"] = np.where(held, "validation", "train")
@@ -80,7 +83,7 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
         pipeline = new_pipeline(DenoiserConfig(depth=1), resolution=resolution, seed=0)
         return build_training_cache(
             rows,
-            reader_of(store, max_pixels=settings.dataset.max_pixels),
+            reader_of(store, max_pixels=settings.dataset.max_pixels, background=settings.dataset.paper),
             family_of(pipeline),
             out,
             resolution=resolution,
@@ -128,7 +131,7 @@ def pretrain(
         device=device,
         checkpoints=CheckpointFolder(settings.paths.checkpoints / "pretraining"),
         on_step=on_step,
-        learner=Learner(family, config, device, compiled=compiled),
+        learner=Learner(family, config, device, compiled="whole" if compiled else None),
         stop=stop,
     )
     return pipeline, result

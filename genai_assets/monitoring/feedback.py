@@ -21,7 +21,6 @@ import pandas as pd
 
 from genai_assets import durable
 from genai_assets.datasets.decoding import UndecodablePicture, probe
-from genai_assets.datasets.picture_folder import slug
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.datasets.records import (
     FEEDBACK_LICENCE,
@@ -32,6 +31,7 @@ from genai_assets.datasets.records import (
     to_frame,
     write_manifest,
 )
+from genai_assets.datasets.sources.described import slug
 from genai_assets.serving.request_log import RequestLog
 from genai_assets.settings import Settings
 

@@ -1,60 +1,72 @@
-"""The stages of the dataset: raw_data, validated_data, image_features, splits."""
+"""The stages of the dataset: raw_data, image_features, splits."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from genai_assets.artifacts import Artifact
 from genai_assets.settings import Settings
-from genai_assets.stages.ground import OnProgress, artifact_store, made_from, told_as
+from genai_assets.stages.ground import OnProgress, artifact_store, made_from
 
 
-def raw_data(settings: Settings, *, on_progress: OnProgress | None = None) -> Artifact:
-    """Every source read into one manifest.
+def raw_data(settings: Settings, *, batch: str | None = None, on_progress: OnProgress | None = None) -> Artifact:
+    """Every source read into one manifest, batch by batch: the next batch when anything changed, else the newest.
+
+    Args:
+        settings: which sources.
+        batch: the name of a batch that is there (it is returned as it is), or how the next one is to be called; not
+            given: its number and a digest of what arrived, such as ``000007-3fa9c1``.
+        on_progress: told about progress.
 
     Raises:
-        ValueError, FileNotFoundError, PackageUnavailable: as of ``ingestion.ingest``.
+        ValueError, SourceUnreadable, MassRemoval: as of ``ingestion.ingest``; then nothing was changed.
     """
-    from genai_assets.datasets.ingestion import MANIFEST, ingest, source_fingerprints
-    from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.arrivals import LastListing, look
+    from genai_assets.datasets.ingestion import Batch, NothingNew, ingest, is_unchanged
 
     store = artifact_store(settings)
-    before = store.newest("raw_data")
-    previous = read_manifest(before.file(MANIFEST)) if before else None
+    if batch is not None and (known := {made.summary["batch"]: made for made in batches(settings)}.get(batch)):
+        return known
+    arrivals = look(settings)
+    newest = store.newest("raw_data")
+    number = next_batch_number(newest)
+    wanted = Batch(number, batch or arrivals.batch_name(number), newest.path if newest else None)
+    same = newest is not None and number > 1 and newest.inputs["sources"] == arrivals.digests
+    if newest and same and is_unchanged(settings, arrivals, LastListing(wanted.last_listing)):
+        return newest
 
     def told(source: str, pictures: int) -> None:
         if on_progress:
             on_progress(source, pictures, 0)
 
-    return store.build(
-        "raw_data",
-        made_from("raw_data", sources=source_fingerprints(settings)),
-        lambda out: ingest(settings, out, previous=previous, on_progress=told),
-    )
+    inputs = {"number": number, "batch": wanted.name, "previous": newest.fingerprint if newest else None}
+    try:
+        return store.build(
+            "raw_data",
+            made_from("raw_data", sources=dict(arrivals.digests), **inputs),
+            lambda out: ingest(settings, arrivals, out, batch=wanted, must_differ=same, on_progress=told),
+        )
+    except NothingNew:
+        assert newest is not None
+        return newest
 
 
-def validated_data(settings: Settings, raw: Artifact, *, on_progress: OnProgress | None = None) -> Artifact:
-    """The records that passed every check, and the quarantine.
+def next_batch_number(newest: Artifact | None) -> int:
+    """The number of the batch after the newest raw data; 1 when there is none, or none that came as a batch."""
+    return 1 + (newest.summary.get("number", 0) if newest else 0)
 
-    A failing critical check is in the summary's ``checks``; whoever goes on must look at them.
-    """
-    from genai_assets.datasets.picture_store import PictureStore
-    from genai_assets.datasets.records import read_manifest
-    from genai_assets.datasets.validation import validate
 
-    rules = settings.dataset.model_dump(mode="json", include={"allowed_licences", "max_pixels", "min_side"})
-    rules["max_caption_length"] = settings.dataset.max_caption_length
-    return artifact_store(settings).build(
-        "validated_data",
-        made_from("validated_data", raw=raw.data_version, rules=rules),
-        lambda out: validate(
-            read_manifest(raw.file("manifest.parquet")),
-            PictureStore(settings.paths.pictures),
-            settings,
-            out,
-            on_progress=told_as("pictures decoded", on_progress),
-        ),
+def batches(settings: Settings) -> list[Artifact]:
+    """Every batch of raw data that is there, the oldest first."""
+    store = artifact_store(settings)
+    receipts = (store.root / "raw_data").glob("[!.]*/artifact.json")
+    found = (store.find("raw_data", json.loads(receipt.read_text())["inputs"]) for receipt in receipts)
+    return sorted(
+        (batch for batch in found if batch and "batch" in batch.summary), key=lambda batch: batch.summary["number"]
     )
 
 
@@ -82,8 +94,8 @@ def image_features(settings: Settings, validated: Artifact, *, on_progress: OnPr
     )
 
 
-def splits(settings: Settings, validated: Artifact) -> Artifact:
-    """Every record in its split.
+def splits(settings: Settings, validated: Artifact, duplicates: Artifact | None = None) -> Artifact:
+    """Every record in its split; near duplicates are bound together when ``duplicates`` has them.
 
     Raises:
         ValueError: nothing to train on, or nothing held out.
@@ -93,17 +105,29 @@ def splits(settings: Settings, validated: Artifact) -> Artifact:
     from genai_assets.datasets.splits import split
 
     released = released_categories(settings.paths)
+
+    def make(out: Path) -> dict[str, Any]:
+        near = {name: pd.read_parquet(duplicates.file(f"{name}.parquet")) for name in _NEAR} if duplicates else {}
+        return split(read_manifest(validated.file("manifest.parquet")), settings, released, out, **near)
+
     return artifact_store(settings).build(
         "splits",
         made_from(
             "splits",
             validated=validated.data_version,
+            duplicates=duplicates.data_version if duplicates else None,
             rules=settings.splits.model_dump(mode="json"),
+            keep=settings.curation.keep,
             house_style=settings.dataset.house_style,
+            max_feedback_share=settings.monitoring.max_feedback_share,
+            max_synthetic_share=settings.synthetic.max_share,
             released=sorted(released),
         ),
-        lambda out: split(read_manifest(validated.file("manifest.parquet")), settings, released, out),
+        make,
     )
+
+
+_NEAR = ("clusters", "pairs")
 
 
 def read_splits(split: Artifact) -> pd.DataFrame:
@@ -112,8 +136,9 @@ def read_splits(split: Artifact) -> pd.DataFrame:
 
 
 def picture_reader(settings: Settings) -> Callable[[str, tuple[int, int]], np.ndarray]:
-    """Reads a picture of the store at a size (height, width), as RGB uint8 [height, width, 3] on white."""
+    """Reads a picture of the store at a size (height, width), as RGB uint8 [height, width, 3]."""
     from genai_assets.datasets.picture_store import PictureStore
     from genai_assets.diffusion.aspect_buckets import reader_of
 
-    return reader_of(PictureStore(settings.paths.pictures), max_pixels=settings.dataset.max_pixels)
+    dataset = settings.dataset
+    return reader_of(PictureStore(settings.paths.pictures), max_pixels=dataset.max_pixels, background=dataset.paper)

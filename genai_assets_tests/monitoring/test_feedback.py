@@ -11,7 +11,7 @@ from PIL import Image
 
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.datasets.records import Record, from_frame, read_manifest
-from genai_assets.datasets.sources import FeedbackSource
+from genai_assets.datasets.sources.closed_batches import ClosedBatchesSource
 from genai_assets.monitoring.feedback import batches_folder, build_feedback_dataset, close_batches, curate
 from genai_assets.serving.request_log import FeedbackEvent, RequestEntry, RequestLog
 from genai_assets.settings import Settings
@@ -166,9 +166,14 @@ def test_raw_data_can_read_a_closed_batch(house: House, tmp_path: Path):
     for shade in range(3):
         house.rate(house.draw(f"shade {shade}", shade), 1)
     build_feedback_dataset(house.settings, tmp_path / "out")
-    pictures = PictureStore(tmp_path / "pictures")
-    records = list(FeedbackSource(batches_folder(house.settings), house.store).read(pictures))
-    assert len(records) == 3 and all(record.id in pictures for record in records)
+    source = ClosedBatchesSource("feedback", batches_folder(house.settings), house.store)
+    found = list(source.fetch([item.key for item in source.list()]))
+    assert sorted(fetched.description.caption for fetched in found if fetched.description) == [
+        "shade 0",
+        "shade 1",
+        "shade 2",
+    ]
+    assert all(fetched.data for fetched in found)
 
 
 def test_building_again_changes_nothing_on_the_disk(house: House, tmp_path: Path):
