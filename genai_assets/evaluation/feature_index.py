@@ -5,7 +5,7 @@ Belongs here: keeping vectors by picture id and caption, computing only the miss
 ``features``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from genai_assets import durable
-from genai_assets.datasets.decoding import decode, to_square
+from genai_assets.datasets.decoding import WHITE, UndecodablePicture, decode, to_square
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.diffusion.base_model import training_resolution
 from genai_assets.evaluation.features import PictureFeatures, TextFeatures
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 _PICTURES_A_COMMIT = 512
 _FILES = ("pictures", "captions")
+
+INDEX_FROM = 100_000
+"""Vectors from which on neighbours are found approximately; fewer are compared one by one, which is fast and exact."""
+
+_PROBES = 32
+_REFINED = 4  # times as many are fetched and compared exactly
+_UNINDEXED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,13 +130,41 @@ class FeatureIndex:
         digests = [durable.digest_bytes(caption.encode()) for caption in captions]
         return self._vectors(self._caption_table, digests, self.captions.width)
 
-    def nearest_pictures(self, vector: np.ndarray, k: int = 5) -> list[Neighbour]:
-        """The ``k`` pictures of the index nearest to a [1280] vector by cosine distance, the nearest first."""
-        table = self._open(self._picture_table)
-        if table is None:
+    def nearest_pictures(
+        self, vector: np.ndarray, k: int = 5, *, among: Container[str] | None = None
+    ) -> list[Neighbour]:
+        """The ``k`` pictures of the index nearest to a [1280] vector by cosine distance, the nearest first.
+
+        Args:
+            vector: as of the extractor.
+            k: how many; fewer when there are not as many.
+            among: only these ids. The index never forgets a vector; whoever shows pictures says which are alive.
+        """
+        return [Neighbour(name, distance) for name, distance in self._nearest("id", vector, k, among)]
+
+    def nearest_captions(
+        self, vector: np.ndarray, k: int = 5, *, among: Container[str] | None = None
+    ) -> list[tuple[str, float]]:
+        """The ``k`` captions of the index nearest to a [384] vector with their cosine distances, the nearest first."""
+        return self._nearest("caption", vector, k, among)
+
+    def _nearest(
+        self, column: str, vector: np.ndarray, k: int, among: Container[str] | None
+    ) -> list[tuple[str, float]]:
+        table = self._open(self._caption_table if column == "caption" else self._picture_table)
+        if table is None or k < 1:
             return []
-        rows = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(k).to_list()
-        return [Neighbour(row["id"], float(row["_distance"])) for row in rows]
+        rows_in_all, limit, exact = table.count_rows(), k, not _has_index(table)
+        while True:
+            query = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(limit)
+            query = query.bypass_vector_index() if exact else query.nprobes(_PROBES).refine_factor(_REFINED)
+            rows = query.select([column, "_distance"]).to_list()
+            found = [(row[column], float(row["_distance"])) for row in rows if among is None or row[column] in among]
+            if len(found) >= k or limit >= rows_in_all:
+                return found[:k]
+            # The nearest are not alive: look further. An approximate index sees a part of the rows only.
+            exact = exact or len(rows) < limit
+            limit = min(rows_in_all, limit * 8)
 
     @property
     def _picture_table(self) -> str:
@@ -165,6 +200,7 @@ class FeatureIndex:
         table = lancedb.connect(self.path).create_table(name, schema=rows.schema, exist_ok=True)
         # Not a plain append: another process may have added the same pictures meanwhile.
         table.merge_insert("id").when_not_matched_insert_all().execute(rows)
+        _index_if_large(table)
 
     def _vectors(self, name: str, ids: Sequence[str], width: int) -> np.ndarray:
         table = self._open(name)
@@ -304,8 +340,7 @@ def compute_features(
     side = training_resolution(settings)
 
     def load(part: Sequence[str]) -> np.ndarray:
-        pictures = (decode(store.read(identifier), max_pixels=settings.dataset.max_pixels) for identifier in part)
-        return np.stack([to_square(picture, side) for picture in pictures])
+        return np.stack([_prepared(store.read(identifier), settings) for identifier in part])
 
     told = partial(on_progress, "pictures") if on_progress else None
     computed_pictures = index.add_missing_pictures(ids, load, on_progress=told)
@@ -323,7 +358,53 @@ def compute_features(
 def open_feature_index(settings: "Settings") -> FeatureIndex:
     """The index of a home folder, for pictures at the training resolution."""
     features = PictureFeatures(resolution=settings.evaluation.feature_resolution)
-    return FeatureIndex(settings.paths.features, features, picture_kind=f"from-{training_resolution(settings)}px")
+    paper = "" if settings.dataset.paper == WHITE else f"-on-{settings.dataset.background.lower()[1:]}"
+    kind = f"from-{training_resolution(settings)}px{paper}"
+    return FeatureIndex(settings.paths.features, features, picture_kind=kind)
+
+
+def vector_of_file(path: Path, index: FeatureIndex, settings: "Settings") -> np.ndarray:
+    """The vector of a picture file, float32 [1280], prepared as the index's pictures are.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UndecodablePicture: it is no picture; the message names the file.
+    """
+    try:
+        picture = _prepared(path.read_bytes(), settings)
+    except UndecodablePicture as error:
+        raise UndecodablePicture(f"{path}: {error}") from error
+    return index.pictures.extract(picture[None])[0]
+
+
+def _prepared(data: bytes, settings: "Settings") -> np.ndarray:
+    """A picture's bytes as the extractor is given them: uint8 [side, side, 3] at the training resolution."""
+    dataset = settings.dataset
+    picture = decode(data, max_pixels=dataset.max_pixels, background=dataset.paper)
+    return to_square(picture, training_resolution(settings), background=dataset.paper)
+
+
+def _has_index(table: Any) -> bool:
+    return any("vector" in index.columns for index in table.list_indices())
+
+
+def _index_if_large(table: Any) -> None:
+    """Make an approximate index when there are many rows, and take rows into it that came since.
+
+    Inverted lists of HNSW graphs over vectors quantised to a byte a value.
+    """
+    from lancedb.index import HnswSq
+
+    rows = table.count_rows()
+    if rows < INDEX_FROM:
+        return
+    if not _has_index(table):
+        table.create_index("vector", config=HnswSq(distance_type="cosine"))
+        return
+    name = next(index.name for index in table.list_indices() if "vector" in index.columns)
+    statistics = table.index_stats(name)
+    if statistics is not None and statistics.num_unindexed_rows > _UNINDEXED_SHARE * rows:
+        table.optimize()
 
 
 def _ids(table: Any) -> list[str]:

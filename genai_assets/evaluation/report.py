@@ -214,7 +214,7 @@ def _figure_rows(models: Mapping[str, Mapping[str, Any]], names: Sequence[str]) 
 def _concept_rows(concepts: pd.DataFrame, model: str) -> list[dict[str, Any]]:
     chosen = concepts[concepts["model"] == model]
     columns = ["caption", "rank", "distance_to_real", "nearest_distance", "nearest_training"]
-    return pd.DataFrame(chosen[columns]).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in chosen[columns].to_dict("records")]
 
 
 def _flatten(value: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

@@ -171,7 +171,8 @@ def eval_report(
             for name, (folder, label) in models.items()
         }
         known = FeatureTable.read(features.path)
-        others = KnownPictures.from_rows(table[~house], known)
+        # Not even in other styles: the test split's concepts are sealed.
+        others = KnownPictures.from_rows(table[~house & (table["split"] != "test")], known)
         trained_on = house & (table["split"] == "train")
         result = evaluate(
             {name: np.load(artifact.file("pictures.npy")) for name, artifact in drawn.items()},
@@ -381,5 +382,5 @@ def _held_out_rows(house: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
     real = (house["source"] != FEEDBACK_SOURCE) & ~house["variant"]
     rows = house[(house["split"] == "held_out") & real].drop_duplicates("concept")
-    order = rows["concept"].map(lambda concept: concept_position(concept, "genai-evaluation-1"))
+    order = rows["concept"].map(lambda concept: concept_position(str(concept), "genai-evaluation-1"))
     return rows.assign(order=order).sort_values(["order", "concept"]).head(settings.evaluation.pictures)

@@ -95,6 +95,45 @@ def test_the_nearest_picture_is_the_picture_itself(index):
     assert [neighbour.distance for neighbour in found] == sorted(neighbour.distance for neighbour in found)
 
 
+def test_only_living_pictures_are_found_however_many_near_ones_are_gone(index):
+    index.add_missing_pictures(IDS, Loader())
+    vector = index.picture_vectors([IDS[3]])[0]
+    everything = [neighbour.id for neighbour in index.nearest_pictures(vector, k=24)]
+    gone = set(everything[:20])
+    found = index.nearest_pictures(vector, k=3, among=set(IDS) - gone)
+    assert [neighbour.id for neighbour in found] == everything[20:23], "the nearest of those that are alive"
+    assert index.nearest_pictures(vector, k=9, among=set()) == []
+    assert len(index.nearest_pictures(vector, k=9, among={IDS[0], "never seen"})) == 1
+
+
+def test_the_nearest_captions_are_found_by_meaning(index, text_features):
+    assert index.nearest_captions(np.zeros(384, np.float32)) == []
+    index.add_missing_captions([*CAPTIONS, "a slice of pizza"])
+    vector = text_features.extract(["Italian food"])[0]
+    assert index.nearest_captions(vector, k=1)[0][0] == "a slice of pizza"
+    assert index.nearest_captions(vector, k=1, among=set(CAPTIONS))[0][0] in CAPTIONS
+
+
+def test_a_large_table_gets_an_index_that_finds_nearly_what_the_exact_search_finds(index, monkeypatch):
+    dice = np.random.default_rng(0)
+    vectors = (dice.normal(size=(40, 384)).repeat(20, axis=0) + 0.5 * dice.normal(size=(800, 384))).astype(np.float32)
+    captions = [f"caption {number}" for number in range(800)]
+    monkeypatch.setattr(index.captions, "extract", lambda texts: vectors[[int(text[8:]) for text in texts]])
+    index.add_missing_captions(captions[:500])
+    exact = [index.nearest_captions(vectors[number], k=10) for number in range(0, 500, 25)]
+    monkeypatch.setattr(feature_index, "INDEX_FROM", 500)
+    index.add_missing_captions(captions[:600])
+    table = index._open(index._caption_table)
+    assert feature_index._has_index(table)
+    among = set(captions[:500])
+    found = [index.nearest_captions(vectors[number], k=10, among=among) for number in range(0, 500, 25)]
+    same = [len(dict(one).keys() & dict(other).keys()) for one, other in zip(exact, found, strict=True)]
+    assert sum(same) >= 0.95 * 10 * len(exact)
+    index.add_missing_captions(captions)
+    assert index.nearest_captions(vectors[799], k=1)[0][0] == "caption 799", "what came since is found, too"
+    assert len(index.nearest_captions(vectors[0], k=300, among=set(captions[-300:]))) == 300, "and all that are alive"
+
+
 def test_captions_are_kept_too(index, text_features):
     assert index.add_missing_captions([*CAPTIONS, CAPTIONS[0]]) == 24
     assert index.add_missing_captions(CAPTIONS) == 0
