@@ -1,10 +1,15 @@
 """Prompts that describe one picture."""
 
+import hashlib
+import json
+
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai_assets.datasets.captions import prompt_variants, shuffled_tags, tags
+from genai_assets.datasets.captions import prompt_variants, refuse_template, shuffled_tags, tags
+from genai_assets.diffusion.training_cache import _number_prompts
 
 TEMPLATE = "{caption}, {style} style"
 words = st.text(alphabet="abcdefgh", min_size=1, max_size=6)
@@ -100,3 +105,109 @@ def test_a_sentence_is_no_list_of_tags(caption):
 def test_no_prompt_at_all_is_a_clear_error():
     with pytest.raises(ValueError, match="at least one prompt"):
         prompt_variants("red apple", [], "fluent", TEMPLATE, 0)
+
+
+MORE = (
+    "a {style} drawing of {caption}",
+    "{caption} ({category}), {style}",
+    "{keywords}: {caption}",
+    "{style} {concept}",
+)
+
+
+def test_without_templates_the_prompts_are_those_of_before_there_were_templates():
+    asked = [
+        ("slice of pizza", ["food", "italian", "cheese", "pepperoni"]),
+        ("1girl, long hair, smile, blue sky, outdoors", ["anime", "girl"]),
+        ("red, green", []),
+        ("cat, red, small", ["fruit", "Cat", "tiny", "pet", "feline"]),
+        ("{style} {0}", ["{x}"]),
+        ("", []),
+        ("São Tomé & Príncipe", ["flag", "island"]),
+    ]
+    told = [prompt_variants(*one, "fluent", TEMPLATE, count) for one in asked for count in (1, 2, 3, 4, 9)]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    # Written down from the code without templates: the training cache of the example must not change.
+    assert digest == "91c5ec7139de850eadfca8fc94fcd6e4d36049ec33020abfbe6e10fb80d6dd50"
+
+
+def test_templates_are_filled_with_what_is_known_of_the_picture():
+    variants = prompt_variants(
+        "slice of pizza", ["cheese"], "fluent", TEMPLATE, 9, more=MORE, category="food-drink", concept="pizza"
+    )
+    assert variants[:2] == ("slice of pizza, fluent style", "slice of pizza, cheese, fluent style")
+    assert set(variants[2:]) == {
+        "a fluent drawing of slice of pizza",
+        "slice of pizza (food drink), fluent",
+        "cheese: slice of pizza",
+        "fluent pizza",
+    }
+
+
+def test_a_template_that_asks_for_what_is_not_known_is_passed_over():
+    variants = prompt_variants("cup", [], "fluent", TEMPLATE, 9, more=MORE)
+    assert variants == ("cup, fluent style", "a fluent drawing of cup")
+
+
+@given(caption=words, keywords=st.lists(words, max_size=8), count=st.integers(1, 8), more=st.permutations(MORE))
+def test_templates_keep_the_plain_prompt_first_and_their_order_is_the_pictures_own(caption, keywords, count, more):
+    one, other = (
+        prompt_variants(caption, keywords, "fluent", TEMPLATE, count, more=some, category="food", concept="x")
+        for some in (MORE, more)
+    )
+    assert one == other, "whatever the order in which the templates stand"
+    assert one[0] == f"{caption}, fluent style"
+    assert len(set(one)) == len(one) <= count
+
+
+def test_pictures_with_few_prompts_see_different_templates():
+    seen = {
+        prompt_variants(f"cup {number}", [], "s", TEMPLATE, 2, more=(*MORE[:1], "one {caption}"))[1][:3]
+        for number in range(40)
+    }
+    assert seen == {"a s", "one"}
+
+
+def test_braces_in_a_caption_are_only_braces_in_a_template_too():
+    assert prompt_variants("{0} {caption}", [], "s", TEMPLATE, 2, more=("see {caption}",))[1] == "see {0} {caption}"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("a picture", "must have"),
+        ("{style}", "must have"),
+        ("{caption} by {artist}", r"\{artist\}"),
+        ("{caption}{", "format string"),
+        ("{} {caption}", r"asks for \{\}"),
+        ("{caption.__class__}", "asks for"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused(template, told):
+    with pytest.raises(ValueError, match=told):
+        refuse_template(template)
+
+
+@pytest.mark.parametrize("template", MORE)
+def test_good_templates_are_taken(template):
+    refuse_template(template)
+
+
+def test_the_training_cache_numbers_prompts_of_templates_but_not_for_pictures_of_the_prior():
+    rows = pd.DataFrame(
+        {
+            "caption": ["cup", "a picture"],
+            "keywords": [["tea"], []],
+            "style": ["fluent", "base"],
+            "split": ["train", "prior"],
+            "category": ["food-drink", None],
+            "concept": ["c1", "c2"],
+        }
+    )
+    plain = _number_prompts(rows, TEMPLATE, 4)
+    assert plain == (["", "cup, fluent style", "cup, tea, fluent style", "a picture"], [[1, 2], [3]])
+    assert _number_prompts(rows.drop(columns="category"), TEMPLATE, 4) == plain
+    texts, numbers = _number_prompts(rows, TEMPLATE, 4, MORE[:2])
+    assert [texts[number] for number in numbers[0]][:2] == plain[0][1:3]
+    assert {texts[number] for number in numbers[0][2:]} == {"a fluent drawing of cup", "cup (food drink), fluent"}
+    assert [texts[number] for number in numbers[1]] == ["a picture"]

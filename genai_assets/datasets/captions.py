@@ -1,10 +1,15 @@
 """What is said of a picture: from a caption and keywords to the prompts a model is trained with."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from string import Formatter
 
 from genai_assets import durable
 
+TEMPLATE_FIELDS = ("caption", "style", "category", "keywords", "concept")
+"""What a template of ``captions.templates`` may ask for; keywords are up to three that the caption does not say."""
+
+_TELLING_FIELDS = frozenset({"caption", "keywords", "concept"})
 _MAX_KEYWORDS = 3
 _FEWEST_TAGS = 3
 _WORDS_IN_A_TAG = 4
@@ -13,15 +18,24 @@ _SENTENCE = re.compile(r"[.!?]$|:\s|,\s*(and|or)\b", re.IGNORECASE)
 
 
 def prompt_variants(
-    caption: str, keywords: Sequence[str], style: str, template: str, count: int = 4
+    caption: str,
+    keywords: Sequence[str],
+    style: str,
+    template: str,
+    count: int = 4,
+    *,
+    more: Sequence[str] = (),
+    category: str = "",
+    concept: str = "",
 ) -> tuple[str, ...]:
     """Prompts that describe one picture, the plain caption first.
 
     With keywords there is a second prompt: the caption followed by up to three of them. A person's prompt rarely is the
-    exact label, so a model that has seen both forms follows it better. When the caption is a list of tags, the others
-    are the same tags in other orders, for the order of tags means nothing; the first tag stays (``keep_tokens`` of
-    kohya's sd-scripts), as it says what the picture is of. Words and orders are chosen by a hash of the caption, so
-    that the same picture always gets the same prompts.
+    exact label, so a model that has seen both forms follows it better. Then come the templates of ``more``, in an order
+    of the picture's own, so that all of them are seen even when a picture has fewer prompts than there are templates.
+    When the caption is a list of tags, the others are the same tags in other orders, for the order of tags means
+    nothing; the first tag stays (``keep_tokens`` of kohya's sd-scripts), as it says what the picture is of. Words and
+    orders are chosen by a hash of the caption, so that the same picture always gets the same prompts.
 
     Args:
         caption: what the picture shows.
@@ -29,6 +43,9 @@ def prompt_variants(
         style: name of the style.
         template: with ``{caption}`` and ``{style}``.
         count: the most prompts, at least 1.
+        more: further templates, see :data:`TEMPLATE_FIELDS`; one that asks for something the picture does not have is
+            passed over.
+        category, concept: for these templates.
 
     Raises:
         ValueError: ``count`` is below 1.
@@ -37,11 +54,42 @@ def prompt_variants(
         raise ValueError(f"a picture needs at least one prompt, not {count}")
     said = set(re.findall(r"\w+", caption.lower()))
     fresh = sorted({word for word in keywords if word.lower() not in said}, key=lambda word: _order(caption, word))
-    captions = [caption]
+    first = [caption]
     if fresh:
-        captions.append(", ".join([caption, *fresh[:_MAX_KEYWORDS]]))
-    captions += shuffled_tags(caption, count - len(captions))
-    return tuple(template.format(caption=form, style=style) for form in captions[:count])
+        first.append(", ".join([caption, *fresh[:_MAX_KEYWORDS]]))
+    values = {
+        "caption": caption,
+        "style": style,
+        "category": re.sub(r"[-_]+", " ", category).strip(),
+        "keywords": ", ".join(fresh[:_MAX_KEYWORDS]),
+        "concept": concept,
+    }
+    prompts = [template.format(caption=form, style=style) for form in first]
+    prompts += [_filled(other, values) for other in sorted(more, key=lambda other: _order(caption, other))]
+    prompts += [
+        template.format(caption=form, style=style) for form in shuffled_tags(caption, max(0, count - len(first)))
+    ]
+    # A template may say what another one says.
+    return tuple(dict.fromkeys(prompt for prompt in prompts if prompt is not None))[:count]
+
+
+def refuse_template(template: str) -> None:
+    """Raise ValueError for a template that cannot be filled, or would say the same of every picture."""
+    try:
+        fields = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"the template {template!r} is no format string: {error}") from error
+    if unknown := sorted(fields - set(TEMPLATE_FIELDS)):
+        known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
+        raise ValueError(f"the template {template!r} asks for {{{unknown[0]}}}; there are {known}")
+    if not fields & _TELLING_FIELDS:
+        raise ValueError(f"the template {template!r} must have {{caption}}, {{keywords}} or {{concept}}")
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str | None:
+    """The template's prompt; None when it asks for something that is empty."""
+    asked = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    return template.format(**values) if all(values[name] for name in asked) else None
 
 
 def tags(caption: str) -> list[str]:

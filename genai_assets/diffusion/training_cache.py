@@ -24,6 +24,7 @@ import pandas as pd
 
 from genai_assets import durable
 from genai_assets.datasets.captions import prompt_variants
+from genai_assets.datasets.splits import VARIANT_WEIGHT
 from genai_assets.diffusion import augmentation as augmenting
 from genai_assets.diffusion.aspect_buckets import bucket_sizes, choose_bucket
 from genai_assets.diffusion.config import Augmentation
@@ -42,7 +43,6 @@ _KEPT_COLUMNS = ("id", "caption", "concept", "category", "style", "split")
 # Part of what encodings are kept by: raise it when code makes something else of the same picture or prompt (a variant,
 # the way that pictures are brought to a size, a family's number of tokens).
 _ENCODINGS_VERSION = 1
-_VARIANT_WEIGHT = 0.15
 # What is worked on at a time: bounds memory, whatever the size of the dataset.
 _PIXELS_AT_ONCE = 1 << 22
 _MOST_PICTURES_AT_ONCE = 64
@@ -114,6 +114,7 @@ def build_training_cache(
     *,
     resolution: int,
     prompt_template: str,
+    templates: Sequence[str] = (),
     augmentation: Augmentation | None = None,
     buckets: bool = False,
     latent_variants: int = 4,
@@ -132,6 +133,8 @@ def build_training_cache(
         out: an empty folder.
         resolution: pixels a side of the square bucket; no bucket has more pixels.
         prompt_template: with ``{caption}`` and ``{style}``.
+        templates: further prompts of each picture, as ``captions.prompt_variants`` fills them; not for the split
+            "prior".
         augmentation: how latents are varied; the default one when None. Pixels are kept as they are.
         buckets: keep pictures near their own shape, instead of all square.
         latent_variants: latents of each picture, the plain one among them, when pictures are cropped, recoloured or
@@ -156,9 +159,9 @@ def build_training_cache(
     told = on_progress or (lambda stage, done, total: None)
     augmentation = Augmentation() if augmentation is None else augmentation
     rows = rows.reset_index(drop=True)
-    texts, numbers = _number_prompts(rows, prompt_template, prompts_a_picture)
+    texts, numbers = _number_prompts(rows, prompt_template, prompts_a_picture, templates)
     table = rows[[name for name in _KEPT_COLUMNS if name in rows]].copy()
-    table["weight"] = np.where(rows["variant"], _VARIANT_WEIGHT, 1.0)
+    table["weight"] = np.where(rows["variant"], VARIANT_WEIGHT, 1.0)
     table["prompts"] = numbers
     table["texts"] = [[texts[number] for number in own] for own in numbers]
     table["bucket"] = _choose_buckets(rows, family, resolution, buckets)
@@ -169,7 +172,7 @@ def build_training_cache(
     done = 0
     for bucket, members in table.groupby("bucket"):
         path = out / f"codes-{bucket}.npy"
-        for filled in _fill(lambda name, path=path: path, len(members), encoder.chunks(members, _size(bucket))):
+        for filled in _fill(lambda name, path=path: path, len(members), encoder.chunks(members, _size(str(bucket)))):
             told("pictures", done + filled, len(table))
         done += len(members)
     for filled in _fill(lambda name: out / f"condition-{name}.npy", len(texts), _conditions(texts, family, encodings)):
@@ -364,13 +367,16 @@ def _choose_buckets(rows: pd.DataFrame, family: "Family", resolution: int, bucke
     return [f"{height}x{width}" for height, width in sizes]
 
 
-def _number_prompts(rows: pd.DataFrame, template: str, most: int) -> tuple[list[str], list[list[int]]]:
+def _number_prompts(
+    rows: pd.DataFrame, template: str, most: int, templates: Sequence[str] = ()
+) -> tuple[list[str], list[list[int]]]:
     """All distinct prompts, the empty one first, and for each row the numbers of its own."""
     number_of: dict[str, int] = {"": 0}
     numbers: list[list[int]] = []
-    columns = zip(rows["caption"], rows["keywords"], rows["style"], rows["split"], strict=True)
-    for caption, keywords, style, split in columns:
-        own = "{caption}" if split == PRIOR_SPLIT else template
-        variants = prompt_variants(caption, keywords, style, own, most)
+    known = (rows[name].fillna("") if name in rows else [""] * len(rows) for name in ("category", "concept"))
+    columns = zip(rows["caption"], rows["keywords"], rows["style"], rows["split"], *known, strict=True)
+    for caption, keywords, style, split, category, concept in columns:
+        own, more = ("{caption}", ()) if split == PRIOR_SPLIT else (template, templates)
+        variants = prompt_variants(caption, keywords, style, own, most, more=more, category=category, concept=concept)
         numbers.append([number_of.setdefault(prompt, len(number_of)) for prompt in variants])
     return list(number_of), numbers
