@@ -1,5 +1,6 @@
 """The stages of the model: from a base and splits to a fine-tuned model, and the reports people decide by."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -232,6 +233,8 @@ def training_cache(
     Raises:
         DataNotFinite: an encoder gave values that are not finite.
     """
+    from genai_assets.datasets.attribution import ATTRIBUTION, write_attribution
+    from genai_assets.datasets.decoding import WHITE
     from genai_assets.datasets.records import read_manifest
     from genai_assets.datasets.splits import training_rows
     from genai_assets.diffusion.base_model import load_pipeline, training_resolution
@@ -243,8 +246,9 @@ def training_cache(
     from genai_assets.diffusion.training_cache import build_training_cache
 
     wanted, resolution = settings.fine_tune, training_resolution(settings)
+    paper = "" if settings.dataset.paper == WHITE else f" on {settings.dataset.background}"
     encoders: dict[Any, str] = {
-        "pictures": _parts_version(base, PICTURE_PARTS),
+        "pictures": _parts_version(base, PICTURE_PARTS) + paper,
         "prompts": _parts_version(base, TEXT_PARTS),
     }
     prior = prior_pictures(settings, base, on_progress=on_progress) if wanted.prior_pictures else None
@@ -252,6 +256,9 @@ def training_cache(
     def make(out: Path) -> dict[str, Any]:
         refuse_unfit(check_settings(settings))  # before what may be an hour of encoding
         rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
+        write_attribution(
+            out / ATTRIBUTION, rows, settings.dataset.allowed_licences, of=f"training on {validated.data_version}"
+        )
         read = picture_reader(settings)
         if prior:
             rows = pd.concat([rows, prior_rows(prior.path)], ignore_index=True)
@@ -266,6 +273,8 @@ def training_cache(
                 out,
                 resolution=resolution,
                 prompt_template=wanted.prompt_template,
+                templates=settings.captions.templates,
+                prompts_a_picture=settings.captions.prompts_a_picture,
                 augmentation=wanted.augmentation,
                 buckets=wanted.aspect_buckets,
                 latent_variants=wanted.latent_variants,
@@ -287,7 +296,11 @@ def training_cache(
             resolution=resolution,
             side_multiple=base.summary["side_multiple"],
             max_feedback_share=settings.monitoring.max_feedback_share,
+            max_synthetic_share=settings.synthetic.max_share,
             **wanted.model_dump(mode="json", include={"prompt_template", "aspect_buckets"} | varied),
+            **settings.captions.model_dump(
+                mode="json", include={"templates", "prompts_a_picture"}, exclude_defaults=True
+            ),
         ),
         make,
     )
@@ -360,6 +373,7 @@ def fine_tuned_model(
         TrainingDiverged: the loss is not finite.
         TrainingProcessDied: the process was killed; the next try goes on from its last checkpoint.
     """
+    from genai_assets.datasets.attribution import ATTRIBUTION
     from genai_assets.diffusion.fine_tuning import CODE_VERSION
 
     inputs = made_from(
@@ -375,6 +389,7 @@ def fine_tuned_model(
 
     def make(out: Path) -> dict[str, Any]:
         figures = _train(settings, cache, base, out, version=version, checkpoints=checkpoints, on_step=on_step)
+        shutil.copyfile(cache.file(ATTRIBUTION), out / ATTRIBUTION)
         _write_card(settings, out, version, cache, figures)
         return figures | {"model_version": version}
 
@@ -443,7 +458,7 @@ def _write_card(settings: Settings, folder: Path, version: str, cache: Artifact,
             "recipe": settings.fine_tune.model_dump(mode="json"),
             "figures": {name: value for name, value in figures.items() if isinstance(value, int | float)},
             "figures_note": "Of the training run; the evaluation report has the figures on held-out concepts.",
-            "limits": "Licences of the training pictures, and whom to credit, are in the manifest's records.",
+            "attribution": "Whom to credit for the training pictures is in ATTRIBUTION.md, beside this card.",
         },
     )
 
