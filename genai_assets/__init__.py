@@ -2,18 +2,20 @@
 
 ::
 
-    sources -> raw_data -> validated_data -> image_features -> splits -> training_cache -+
-                                                                          base_model ----+-> fine_tuned_model
-                                                                                               |
-                                                                                       (distilled_model)
-                                                                                               |
-                                                                                          eval_report
-                                                                                               | (gate)
-                                                                                         champion_model
-                                                                                               |
-                                                                                          bento_service
-                                                                                               | HTTP
-                            feedback_dataset <- feedback_events       drift_report <- inference_log
+    sources -> raw_data -> validated_data -> image_features -> duplicate_clusters -> splits -> training_cache -+
+                                                                                         |         base_model -+
+                                            (data_readiness_report, dataset_card) <------+                     |
+                                                                                                       fine_tuned_model
+                                                                                                               |
+                                                                                                       (distilled_model)
+                                                                                                               |
+                                                                                                          eval_report
+                                                                                                               | (gate)
+                                                              (synthetic_pictures) <------------------- champion_model
+                                                                                                               |
+                                                                                                         bento_service
+                                                                                                               | HTTP
+                                            feedback_dataset <- feedback_events       drift_report <- inference_log
 
 Sensors (new data, feedback, drift) ask for the next retrain; no edge leads back.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from genai_assets.cli_data import data
 from genai_assets.cli_models import models
 from genai_assets.cli_tune import tune
 from genai_assets.console import (
@@ -29,8 +30,6 @@ from genai_assets.console import (
     read_settings,
     say,
     styled,
-    table_of,
-    table_of_counts,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A team's image model as one asset graph: pictures in, a model trained, measured, served and watched.",
 )
-data = typer.Typer(no_args_is_help=True, help="Look at the data, and release what was kept back.")
 _EVERYDAY, _STEPS = "Everyday", "Steps, without Dagster"
 app.add_typer(data, name="data", rich_help_panel=_STEPS)
 app.add_typer(models, name="models", rich_help_panel=_STEPS)
@@ -93,7 +91,7 @@ def demo() -> None:
 
 @app.command(rich_help_panel=_EVERYDAY)
 def up() -> None:
-    """Run Dagster, the image service and MLflow on this machine until Ctrl-C."""
+    """Run Dagster, the image service, MLflow and a server of the reports on this machine until Ctrl-C."""
     from genai_assets.up import run_up
 
     raise typer.Exit(run_up(read_settings(), make_console()))
@@ -109,6 +107,7 @@ def doctor() -> None:
 
     settings, console = read_settings(), make_console()
     ports = {"Dagster": up.DAGSTER_PORT, "service": settings.serving.port, "MLflow": up.MLFLOW_PORT}
+    ports["reports"] = settings.pages.port
     with console.status("Looking …"):
         findings = diagnose(settings, ports=ports)
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
@@ -177,11 +176,14 @@ def generate(
 @app.command(rich_help_panel=_STEPS)
 def prepare() -> None:
     """Read the pictures, validate them, compute their features, split them."""
-    from genai_assets import walkthrough
+    from genai_assets import stages, walkthrough
 
     settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
-        walkthrough.prepare(settings, progress)
+        walkthrough.prepare(settings, progress, report=True)
+    report = stages.artifact_store(settings).newest("data_readiness_report")
+    assert report is not None  # it was just made
+    say(console, f"Is the data fit to train on? {report.file('readiness.html')}")
     say(console, "Next: genai train. To look at the data: genai data show.")
 
 
@@ -192,7 +194,7 @@ def train() -> None:
 
     settings, console = read_settings(), make_console()
     with StageProgress(console) as progress:
-        validated, split = walkthrough.data(settings, progress)
+        validated, _, split = walkthrough.prepare(settings, progress)
         model, student, _ = walkthrough.train_with_student(settings, progress, validated, split)
     say(console, f"Model {model.summary['model_version']}: {model.path}")
     if student is not model:
@@ -282,54 +284,6 @@ def pretrain(
 app.command(rich_help_panel=_STEPS)(tune)
 
 
-@data.command("release")
-def data_release(category: Annotated[str, typer.Argument(help="One of splits.later_categories.")]) -> None:
-    """Release a category that was kept back: from the next run on it is trained on."""
-    from genai_assets.datasets.release import release_category
-
-    settings = read_settings()
-    released = release_category(settings.paths, category, settings)
-    make_console().print(f"Released: {', '.join(sorted(released))}. Next: genai train, or wait for Dagster's sensor.")
-
-
-@data.command("show")
-def data_show() -> None:
-    """Count the newest records by style, split and licence, and say why some are in quarantine."""
-    from genai_assets import stages
-    from genai_assets.datasets.records import read_manifest
-
-    settings, console = read_settings(), make_console()
-    store = stages.artifact_store(settings)
-    raw, validated, split = (store.newest(kind) for kind in ("raw_data", "validated_data", "splits"))
-    if raw is None:
-        raise ValueError(f"there is no data in {settings.home} yet: run `genai prepare`")
-    for refused in raw.summary["refused"]:
-        how_many = "all" if refused["count"] is None else refused["count"]
-        text = f"Refused for its licence: {refused['source']} ({how_many} pictures): {refused['reason']}"
-        say(console, text, "yellow")
-    if validated is None:
-        console.print(table_of_counts("licence", raw.summary["by_licence"]))
-        say(console, "Not validated yet: genai prepare.")
-        return
-    records = read_manifest(validated.file("manifest.parquet"))
-    if split is None:
-        console.print(table_of_counts("style", records["style"].value_counts()))
-        say(console, "Not split yet: genai prepare.")
-    else:
-        rows = stages.read_splits(split)
-        counts = rows.groupby(["style", "split"]).size().unstack(fill_value=0)
-        table = table_of("style", *(str(name) for name in counts.columns), title="Records by style and split")
-        for style, row in counts.iterrows():
-            table.add_row(str(style), *(f"{count:,}" for count in row))
-        console.print(table)
-    console.print(table_of_counts("licence", records["licence"].value_counts()))
-    kept, quarantined = validated.summary["kept"], validated.summary["quarantined"]
-    say(console, f"{kept:,} records are in use, {quarantined:,} in quarantine.")
-    if quarantined:
-        console.print(table_of_counts("reason for quarantine", validated.summary["quarantined_by_reason"]))
-    say(console, f"Data Docs: {validated.summary['data_docs']}")
-
-
 @app.command("settings", rich_help_panel=_EVERYDAY)
 def show_settings() -> None:
     """Print the settings in force, in the form of genai.toml."""
@@ -338,22 +292,36 @@ def show_settings() -> None:
 
 def as_toml(settings: "Settings") -> str:
     """Settings as a TOML document: plain values first, then the sections; what is not set is a comment."""
-    import json
     import re
 
     def lines(values: Mapping[str, Any]) -> Iterator[str]:
         for name, value in values.items():
             if value is None:
                 yield f"# {name} is not set"
-            elif not isinstance(value, dict):
-                # JSON's strings, numbers, truth values and lists are TOML's, too.
-                yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+            else:
+                yield f"{name} = {_toml_value(value)}"
 
-    values = settings.model_dump(mode="json")
-    sections = [list(lines(values))]
+    # Python's own types, for JSON has no infinity.
+    values = settings.model_dump()
+    sections = [list(lines({name: value for name, value in values.items() if not isinstance(value, dict)}))]
     sections += [[f"[{name}]", *lines(value)] for name, value in values.items() if isinstance(value, dict)]
     text = "\n\n".join("\n".join(section) for section in sections)
     return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:…@", text)  # a database URL may hold a password
+
+
+def _toml_value(value: Any) -> str:
+    """A value of TOML; tables stand in their line, without what is not set."""
+    import json
+
+    if isinstance(value, dict):
+        kept = {name: it for name, it in value.items() if it is not None}
+        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml_value(it)}' for name, it in kept.items())} }}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, float) and abs(value) == float("inf"):
+        return "inf" if value > 0 else "-inf"
+    # JSON's strings, numbers and truth values are TOML's, too.
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _model_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Path, str]:

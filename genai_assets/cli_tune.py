@@ -46,7 +46,7 @@ def _study(settings: "Settings", console: "Console") -> None:
     from genai_assets.diffusion.tuning.proposal import PAGE, PROPOSAL, describe_trial
 
     with StageProgress(console) as progress:
-        validated, split = walkthrough.data(settings, progress)
+        validated, _, split = walkthrough.prepare(settings, progress)
         _, start, cache = walkthrough.starting_point(settings, progress, validated, split)
 
         def tell(news: "Progress") -> None:

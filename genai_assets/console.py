@@ -164,6 +164,7 @@ _TOLD = {
     "raw_data": ("records", "concepts", "duplicates"),
     "validated_data": ("kept", "quarantined"),
     "image_features": ("pictures", "captions"),
+    "duplicate_clusters": ("clusters", "pictures_in_clusters"),
     "splits": ("records",),
     "base_model": ("family", "parameters"),
     "fine_tuned_autoencoder": ("family",),

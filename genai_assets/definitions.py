@@ -5,12 +5,24 @@ from typing import Any
 
 import dagster as dg
 
-from genai_assets.defs.assets import dataset, evaluation, model, monitoring, serving
+from genai_assets.defs.assets import (
+    curation,
+    dataset,
+    evaluation,
+    governance,
+    model,
+    monitoring,
+    readiness,
+    serving,
+    synthetic,
+)
 from genai_assets.defs.jobs import JOBS
 from genai_assets.defs.resources import ArtifactIOManager, mlflow_resource
 from genai_assets.defs.schedules import SCHEDULES
 from genai_assets.defs.sensors import SENSORS
 from genai_assets.settings import Settings
+
+_ROOMS = [dataset, curation, readiness, governance, model, evaluation, serving, monitoring, synthetic]
 
 
 def build_definitions(
@@ -28,7 +40,7 @@ def build_definitions(
     """
     settings = settings or Settings()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([dataset, model, evaluation, serving, monitoring], include_specs=True),
+        assets=dg.load_assets_from_modules(_ROOMS, include_specs=True),
         jobs=JOBS,
         schedules=SCHEDULES,
         sensors=SENSORS,

@@ -107,7 +107,9 @@ def _traffic(settings: Settings) -> list[str]:
     split = stages.artifact_store(settings).newest("splits")
     assert split is not None  # the graph was just brought up to date
     table = stages.read_splits(split)
-    house = table[(table["style"] == settings.dataset.house_style) & (table["split"] != "later")]
+    house = table[
+        (table["style"] == settings.dataset.house_style) & ~table["split"].isin(["later", "test", "set_aside"])
+    ]
     captions = sorted(house.drop_duplicates("concept")["caption"], key=lambda text: concept_position(text, "demo"))
     return captions[:PROMPTS]
 
@@ -146,7 +148,8 @@ def _print_ending(settings: Settings, console: "Console", timings: Timings, by_a
     console.print(table)
     drift, feedback = store.newest("drift_report"), store.newest("feedback_dataset")
     validated, model = store.newest("validated_data"), store.newest("fine_tuned_model")
-    assert drift and feedback and validated and model
+    readiness = store.newest("data_readiness_report")
+    assert drift and feedback and validated and model and readiness
     console.print(f"Champion: {champion.model_version} — {champion.reason}")
     console.print(f"Drift: [bold]{drift.summary['verdict']}[/] — {drift.summary['reason']}")
     console.print(
@@ -161,7 +164,8 @@ def _print_ending(settings: Settings, console: "Console", timings: Timings, by_a
         ("the evaluation report", report / "report.html"),
         ("pictures: base, fine-tuned, real", report / "grid.png"),
         ("sample sheet of the training", model.path / "samples.png"),
-        ("data quality (Data Docs)", Path(validated.summary["data_docs"])),
+        ("is the data fit to train on?", readiness.file("readiness.html")),
+        ("every claim about the data (Data Docs)", Path(validated.summary["data_docs"])),
         ("the drift report", drift.path / "drift.html"),
     ):
         console.print(f"  {what:34} {path}", soft_wrap=True, highlight=False)

@@ -14,17 +14,10 @@ if TYPE_CHECKING:
     from genai_assets.settings import Settings
 
 
-def prepare(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Artifact, Artifact]":
-    """Validated data, features and splits."""
-    validated, split = data(settings, progress)
-    features = progress.stage(
-        "image_features", lambda: stages.image_features(settings, validated, on_progress=progress.on_progress)
-    )
-    return validated, features, split
-
-
-def data(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Artifact]":
-    """Validated data and splits.
+def prepare(
+    settings: "Settings", progress: StageProgress, *, report: bool = False
+) -> "tuple[Artifact, Artifact, Artifact]":
+    """Validated data, features and splits; with ``report`` also the readiness report and the dataset's card.
 
     Raises:
         ValueError: a critical check fails; nothing must be trained on such data.
@@ -39,7 +32,22 @@ def data(settings: "Settings", progress: StageProgress) -> "tuple[Artifact, Arti
             check["name"] for check in summary["checks"] if not check["passed"] and check["severity"] == "critical"
         ]
         raise ValueError(f"the data fails critical checks: {', '.join(failed)}; see {summary['data_docs']}")
-    return validated, progress.stage("splits", lambda: stages.splits(settings, validated))
+    features = progress.stage(
+        "image_features", lambda: stages.image_features(settings, validated, on_progress=progress.on_progress)
+    )
+    duplicates = progress.stage(
+        "duplicate_clusters",
+        lambda: stages.duplicate_clusters(settings, validated, features, on_progress=progress.on_progress),
+    )
+    split = progress.stage("splits", lambda: stages.splits(settings, validated, duplicates))
+    if leaks := stages.split_leaks(split, duplicates):
+        raise ValueError(f"the splits leak, which must never be: {leaks[0]} ({len(leaks)} in all); please report it")
+    if report:
+        progress.stage(
+            "data_readiness_report", lambda: stages.data_readiness_report(settings, raw, validated, split, duplicates)
+        )
+        progress.stage("dataset_card", lambda: stages.dataset_card(settings, raw, validated, split, duplicates))
+    return validated, features, split
 
 
 def starting_point(

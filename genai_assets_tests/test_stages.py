@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from genai_assets import stages
 from genai_assets.datasets.records import Record, read_manifest, to_frame
+from genai_assets.datasets.sources.source import SourceUnreadable
 from genai_assets.datasets.splits import SPLITS, training_rows
 from genai_assets.diffusion.base_model import BaseModelError
 from genai_assets.diffusion.config import DenoiserConfig
@@ -80,7 +81,7 @@ def test_a_table_of_captions_without_captions_names_the_columns_it_has(tmp_path:
     Image.new("RGB", (64, 64)).save(folder / "one.png")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "one.png", "colour": "black"}) + "\n")
     settings = Settings(home=tmp_path / "home", dataset={"folder": folder})
-    with pytest.raises(ValueError, match="colour"):
+    with pytest.raises(SourceUnreadable, match="colour"):
         stages.raw_data(settings)
 
 

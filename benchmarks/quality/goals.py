@@ -322,7 +322,7 @@ def draw_sheets(settings: Settings, folder: Path, styles: Sequence[str], out: Pa
 
 def base_styles() -> list[str]:
     """The styles that the embedded base was trained on, as prompts name them."""
-    from genai_assets.datasets.icon_sets import ICON_SETS
+    from genai_assets.datasets.sources.icon_sets import ICON_SETS
     from genai_assets.diffusion.pretraining import PRETRAINING_SETS
 
     return [ICON_SETS[name].style for name in PRETRAINING_SETS]

@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-DATASET = ("raw_data", "validated_data", "image_features", "splits")
+DATASET = ("raw_data", "validated_data", "image_features", "duplicate_clusters", "splits")
+ABOUT_THE_DATA = ("data_readiness_report", "dataset_card")
 MODEL = (
     "base_model",
     "fine_tuned_autoencoder",
@@ -15,12 +16,16 @@ MODEL = (
 )
 MONITORING = ("inference_log", "drift_report", "feedback_dataset")
 
+# A job with raw_data in it may be given a partition key, the name of a batch, and needs none.
+ingest = dg.define_asset_job("ingest", selection=["raw_data"], description="Take in what has arrived, and no more.")
 prepare_data = dg.define_asset_job(
-    "prepare_data", selection=list(DATASET), description="From sources to splits, without training."
+    "prepare_data",
+    selection=[*DATASET, *ABOUT_THE_DATA],
+    description="From sources to splits and what is to be known of the data, without training.",
 )
 retrain = dg.define_asset_job(
     "retrain",
-    selection=[*DATASET, *MODEL],
+    selection=[*DATASET, *ABOUT_THE_DATA, *MODEL],
     description="From sources to a served champion. What did not change is not worked on again.",
 )
 select_base_model = dg.define_asset_job(
@@ -39,4 +44,9 @@ monitor = dg.define_asset_job(
 curate_feedback = dg.define_asset_job(
     "curate_feedback", selection=["feedback_dataset"], description="Make new ratings into the feedback dataset."
 )
-JOBS = [prepare_data, retrain, select_base_model, study, monitor, curate_feedback]
+draw_synthetic = dg.define_asset_job(
+    "draw_synthetic",
+    selection=["synthetic_pictures"],
+    description="Let the champion draw for thin classes, within synthetic.max_share; the next raw_data reads it.",
+)
+JOBS = [ingest, prepare_data, retrain, select_base_model, study, monitor, curate_feedback, draw_synthetic]

@@ -5,7 +5,16 @@ do the very same. A stage takes settings and the artifacts before it and returns
 changed, it works on nothing. How things are done is in the rooms.
 """
 
-from genai_assets.stages.dataset import image_features, picture_reader, raw_data, read_splits, splits, validated_data
+from genai_assets.stages.curation import duplicate_clusters, split_leaks
+from genai_assets.stages.dataset import (
+    batches,
+    image_features,
+    next_batch_number,
+    picture_reader,
+    raw_data,
+    read_splits,
+    splits,
+)
 from genai_assets.stages.distillation import distilled_model, drawn_as, is_student
 from genai_assets.stages.evaluation import (
     FEW_STEPS,
@@ -19,6 +28,7 @@ from genai_assets.stages.evaluation import (
     gate,
     read_metrics,
 )
+from genai_assets.stages.governance import dataset_card
 from genai_assets.stages.ground import CODE_VERSIONS, OnProgress, artifact_store, model_version
 from genai_assets.stages.model import (
     PICTURE_PARTS,
@@ -32,7 +42,9 @@ from genai_assets.stages.model import (
     training_cache,
 )
 from genai_assets.stages.monitoring import drift_report, feedback_dataset, inference_log
+from genai_assets.stages.readiness import data_readiness_report, validated_data
 from genai_assets.stages.serving import SMOKE_TEST_PROMPT, bento_service
+from genai_assets.stages.synthetic import synthetic_pictures
 
 __all__ = [
     "CODE_VERSIONS",
@@ -46,13 +58,17 @@ __all__ = [
     "artifact_store",
     "base_model",
     "base_model_selection",
+    "batches",
     "bento_service",
     "champion_model",
     "current_champion",
+    "data_readiness_report",
+    "dataset_card",
     "distilled_model",
     "drawings",
     "drawn_as",
     "drift_report",
+    "duplicate_clusters",
     "eval_report",
     "feedback_dataset",
     "few_step_student",
@@ -64,12 +80,15 @@ __all__ = [
     "inference_log",
     "is_student",
     "model_version",
+    "next_batch_number",
     "picture_reader",
     "prior_pictures",
     "raw_data",
     "read_metrics",
     "read_splits",
+    "split_leaks",
     "splits",
+    "synthetic_pictures",
     "training_cache",
     "validated_data",
 ]

@@ -148,10 +148,12 @@ def test_mlflow_has_ended_runs_and_its_alias_follows_the_champion(whole: Whole):
 def test_nothing_new_is_no_reason_and_a_released_category_is_one(whole: Whole):
     from genai_assets.datasets.release import release_category
 
-    assert watching.new_data(whole.settings) == []
-    assert watching.closed_feedback(whole.settings) == []
+    assert watching.new_data(whole.settings) == watching.Arrived()
+    assert watching.closed_feedback(whole.settings) == watching.Arrived()
     release_category(whole.settings.paths, "animals-nature", whole.settings)
-    [reason] = watching.new_data(whole.settings)
+    arrived = watching.new_data(whole.settings)
+    [reason] = arrived.reasons
+    assert arrived.batch == "", "the sources are as they were"
     assert "animals-nature" in reason.detail
     (whole.settings.home / "released.json").unlink()
 
