@@ -169,4 +169,4 @@ def _print_ending(settings: Settings, console: "Console", timings: Timings, by_a
         ("the drift report", drift.path / "drift.html"),
     ):
         console.print(f"  {what:34} {path}", soft_wrap=True, highlight=False)
-    console.print("\nNext: [bold]make up[/] runs the Dagster UI, the service with its page, and MLflow.")
+    console.print("\nNext: [bold]make up[/] runs the Dagster UI, the service with its page, these reports, and MLflow.")

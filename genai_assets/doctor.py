@@ -61,10 +61,11 @@ def diagnose(settings: Settings, *, ports: Mapping[str, int] | None = None) -> l
 
     Args:
         settings: names the home, the base model, the database and the service's port.
-        ports: what `genai up` listens on; the service's, Dagster's and MLflow's usual ones when None.
+        ports: what `genai up` listens on; the usual ones when None.
     """
     if ports is None:
         ports = {"service": settings.serving.port, "Dagster": DAGSTER_PORT, "MLflow": MLFLOW_PORT}
+        ports["reports"] = settings.pages.port
     return [
         check_python(),
         *check_packages(),

@@ -1,7 +1,7 @@
-"""Everything a person looks at, started together on loopback: Dagster with its daemon, the image service, MLflow.
+"""Everything a person looks at, started together: Dagster with its daemon, the image service, MLflow, the reports.
 
 Belongs here: starting these programs as processes, waiting until they answer, and ending all of them whatever happens.
-None of their libraries is imported. What they show and do belongs to ``defs``, ``serving`` and ``registry``.
+None of their libraries is imported. What they show and do belongs to ``defs``, ``serving``, ``registry`` and ``pages``.
 
 The service follows the champion pointer: when another model becomes champion, the service is stopped and started again
 with it (for some seconds nothing listens; a swap that drops no request is the service's own, later, affair). Without a
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 
-from genai_assets import durable
+from genai_assets import durable, pages
 from genai_assets.child_process import environment_of, start_module
 from genai_assets.settings import Settings
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 DAGSTER_PORT = 3000
 MLFLOW_PORT = 5050  # MLflow's own 5000 is taken by AirPlay on macOS
-LOOPBACK = "127.0.0.1"  # Dagster and MLflow ask nobody for a password
+LOOPBACK = "127.0.0.1"  # Dagster, MLflow and the reports ask nobody for a password
 START_SECONDS = 240.0  # a busy laptop: Dagster alone imports for most of a minute then
 STOP_SECONDS = 12.0
 CHAMPION_SECONDS = 3.0
 LOCK = "up.lock"
-DAGSTER, SERVICE, MLFLOW = "Dagster", "Service", "MLflow"
+DAGSTER, SERVICE, MLFLOW, REPORTS = "Dagster", "Service", "MLflow", "Reports"
 
 _ROOT = Path(__file__).parents[1]
 _TICK = 0.25
@@ -132,7 +132,7 @@ class Child:
 
 
 def run_up(settings: Settings, console: "Console") -> int:
-    """Start Dagster, the service and MLflow, and keep them until Ctrl-C, SIGTERM or SIGHUP.
+    """Start Dagster, the service, MLflow and the reports, and keep them until Ctrl-C, SIGTERM or SIGHUP.
 
     A second signal while they are being stopped kills them at once.
 
@@ -169,12 +169,14 @@ class _Supervisor:
                 DAGSTER: (LOOPBACK, DAGSTER_PORT),
                 SERVICE: (settings.serving.host, settings.serving.port),
                 MLFLOW: (LOOPBACK, MLFLOW_PORT),
+                REPORTS: (LOOPBACK, settings.pages.port),
             },
             console,
         )
-        # The children shall know where the service really listens.
+        # The children shall know where the service and the reports really listen: Dagster's links lead there.
         serving = settings.serving.model_copy(update={"port": self.ports[SERVICE]})
-        self.settings = settings.model_copy(update={"serving": serving})
+        linked = settings.pages.model_copy(update={"port": self.ports[REPORTS]})
+        self.settings = settings.model_copy(update={"serving": serving, "pages": linked})
 
     def run(self) -> int:
         paths = self.settings.paths
@@ -186,6 +188,7 @@ class _Supervisor:
                 for program in (
                     dagster(self.settings, self.ports[DAGSTER]),
                     mlflow(self.settings, self.ports[MLFLOW]),
+                    reports(self.settings),
                 ):
                     self._start(program)
                 self._follow_champion()
@@ -288,6 +291,7 @@ class _Supervisor:
             DAGSTER: "the graph: assets, checks, runs, sensors",
             SERVICE: f"type a prompt, rate pictures (model {self.champion.model_version})" if self.champion else "",
             MLFLOW: "trainings and their figures",
+            REPORTS: "what the links in the graph lead to: reports, Data Docs",
         }
         table = Table.grid(padding=(0, 2))
         for name, what in meaning.items():
@@ -348,6 +352,12 @@ def mlflow(settings: Settings, port: int) -> Program:
     return Program(
         MLFLOW, "mlflow", arguments, f"http://{LOOPBACK}:{port}", "/health", environment, settings.paths.mlflow
     )
+
+
+def reports(settings: Settings) -> Program:
+    """The pages of the home, at the port of the settings: links in Dagster's metadata lead there."""
+    url = f"http://{LOOPBACK}:{settings.pages.port}"
+    return Program(REPORTS, "genai_assets.pages", [], url, pages.READY, _environment(settings), settings.home)
 
 
 def service(settings: Settings, model_folder: Path, port: int, few_steps: Path | None = None) -> Program:

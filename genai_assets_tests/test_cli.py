@@ -248,6 +248,16 @@ def test_progress_is_a_line_a_stage_in_a_log_and_bars_on_a_terminal(tmp_path):
         assert ("\x1b" in told) == terminal
 
 
+def test_what_came_with_a_batch_is_told_once_when_it_came(tmp_path):
+    figures = {"records": 9, "concepts": 9, "refusals": 2, "added": 3, "changed": 0, "removed": 1}
+    for reused, told in ((False, "2 refusals, 3 added, 0 changed, 1 removed\n"), (True, "2 refusals\n")):
+        console = Console(file=io.StringIO(), width=160)
+        with telling.StageProgress(console) as progress:
+            made = Artifact("raw_data", "0" * 16, "1" * 16, tmp_path, figures, reused=reused)
+            progress.stage("raw_data", lambda made=made: made)
+        assert console.file.getvalue().endswith(f"9 records, 9 concepts, {told}")
+
+
 def test_errors_are_explained_by_what_can_be_mended():
     with pytest.raises(ValidationError) as caught:
         Settings(dataset={"limit": 0, "colour": "red"})

@@ -72,7 +72,7 @@ def test_check_of_a_folder_reads_the_folder_and_follows_the_settings(working_fol
     shutil.copytree(EMBEDDED_FOLDER, working_folder / "mine")
     assert "mine can be trained here" in run("check", "mine")
     (working_folder / "mine" / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")
-    assert "gpl-3.0 is not allowed" in run("check", "mine", status=2)
+    assert "GPL-3.0-only is not allowed" in run("check", "mine", status=2)
     (working_folder / "mine" / "README.md").unlink()
     assert "not known" in run("check", "mine")
     with (working_folder / "genai.toml").open("a") as file:

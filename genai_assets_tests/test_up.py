@@ -14,10 +14,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from rich.console import Console
 
 from genai_assets import up
 from genai_assets.registry.champion import ChampionPointer, ModelVersion
-from genai_assets.settings import DatasetSettings, ServingSettings, Settings
+from genai_assets.settings import DatasetSettings, PagesSettings, ServingSettings, Settings
 
 pytest_plugins = ["genai_assets_tests.serving.tiny_service"]
 
@@ -79,6 +80,23 @@ def test_the_programs_read_the_same_settings_from_an_absolute_home_and_phone_nob
     assert Path(told["GENAI_HOME"]).is_absolute()
     for switch in ("DAGSTER_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "BENTOML_DO_NOT_TRACK"):
         assert switch in program.environment
+
+
+def test_the_reports_are_served_where_every_other_program_is_told_they_are(settings):
+    settings = settings.model_copy(update={"pages": PagesSettings(port=4113)})
+    assert up.reports(settings).url == "http://127.0.0.1:4113"
+    for program in (up.reports(settings), up.dagster(settings, 3000)):
+        assert json.loads(program.environment["GENAI_PAGES"]) == {"port": 4113}
+
+
+def test_the_reports_take_the_next_free_port_and_dagster_links_that(settings):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = taken.getsockname()[1]
+        settings = settings.model_copy(update={"pages": PagesSettings(port=wanted)})
+        supervisor = up._Supervisor(settings, Console(quiet=True), up._Asked())
+    chosen = supervisor.ports[up.REPORTS]
+    assert chosen > wanted
+    assert supervisor.settings.pages.port == chosen
 
 
 def test_dagster_and_mlflow_listen_on_loopback_even_when_the_service_does_not(settings):
@@ -160,11 +178,11 @@ def running(settings, tmp_path, model_folder) -> Iterator[Up]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_all_three_answer_the_service_follows_the_champion_and_nothing_is_left(
+def test_all_four_answer_the_service_follows_the_champion_and_nothing_is_left(
     settings, running, tmp_path, model_folder
 ):
     running.wait_until_told("Ctrl-C stops all")
-    paths = {"Dagster": "/server_info", "Service": "/v1/model", "MLflow": "/health"}
+    paths = {"Dagster": "/server_info", "Service": "/v1/model", "MLflow": "/health", "Reports": "/ready"}
     for name, path in paths.items():
         assert httpx.get(running.address(name) + path, trust_env=False).status_code == 200
     assert (settings.paths.dagster / "dagster.yaml").is_file()

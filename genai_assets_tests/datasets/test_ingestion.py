@@ -156,6 +156,19 @@ def test_single_records_under_another_licence_are_refused_one_by_one(folder_sett
     assert [row["count"] for row in summary["refused"]] == [1]
 
 
+def test_a_licence_as_people_write_it_is_recorded_by_its_identifier(shelf):
+    shelf.holds(a=(0, "cup", "CC BY 4.0"), b=(1, "jug", "CC-BY-4.0"), c=(2, "pot", "cc by-nc 4.0"))
+    batch, _ = shelf.ingest()
+    manifest = records.read_manifest(batch.file(MANIFEST))
+    assert batch.summary["by_licence"] == {"CC-BY-4.0": 2}
+    assert {provenance.get("licence_stated") for provenance in map(json.loads, manifest["provenance"])} == {
+        "CC BY 4.0",
+        None,
+    }
+    assert batch.summary["refusals"] == 1
+    assert batch.summary["refused"][0]["licence"] == "CC-BY-NC-4.0"
+
+
 def test_the_same_picture_with_the_same_caption_comes_once(folder_settings, out):
     folder = folder_settings.dataset.folder
     (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())

@@ -188,7 +188,7 @@ def test_a_closed_feedback_batch_is_asked_for_as_a_partition(small: Graph):
 
 
 def test_a_source_that_cannot_be_read_is_an_error_of_the_sensor_and_no_request(small: Graph):
-    small.run("validated_data", "splits")
+    small.run("validated_data", "image_features", "duplicate_clusters", "splits")
     shutil.move(small.folder, small.folder.with_name("elsewhere"))
     with pytest.raises(SourceUnreadable, match="there is no folder"):
         small.look(new_data_sensor)
