@@ -50,8 +50,9 @@ def data_show() -> None:
     if raw is None:
         raise ValueError(f"there is no data in {settings.home} yet: run `genai prepare`")
     for refused in raw.summary["refused"]:
-        how_many = "all" if refused["count"] is None else refused["count"]
-        text = f"Refused: {refused['source']} ({how_many} pictures): {refused['reason']}"
+        count = refused["count"]
+        how_many = "all pictures" if count is None else "1 picture" if count == 1 else f"{count:,} pictures"
+        text = f"Refused: {refused['source']} ({how_many}): {refused['reason']}"
         say(console, text, "yellow")
     if validated is None:
         console.print(table_of_counts("licence", raw.summary["by_licence"]))

@@ -68,8 +68,11 @@ class StageProgress:
             made = make()
         finally:
             self._clear()
-        took = "nothing changed" if made.reused else f"{time.monotonic() - started:.1f} s"
-        say(self.console, f"  {name:<18}{took:>16}   {describe_summary(made.kind, made.summary)}")
+        took, told = "nothing changed", describe_summary(made.kind, made.summary)
+        if not made.reused:
+            took = f"{time.monotonic() - started:.1f} s"
+            told = ", ".join(filter(None, [told, describe_summary(made.kind, made.summary, _TOLD_OF_A_BATCH)]))
+        say(self.console, f"  {name:<23}{took:>15}   {told}")
         return made
 
     def on_progress(self, what: str, done: int, total: int) -> None:
@@ -148,24 +151,14 @@ def describe_step(report: "StepReport", batch_size: int) -> str:
     )
 
 
-def describe_summary(kind: str, summary: Mapping[str, Any]) -> str:
-    """What a person wants to know of a finished stage, in one line."""
-
-    def told(name: str, value: Any) -> str:
-        if isinstance(value, dict):
-            return ", ".join(told(part, count) for part, count in value.items())
-        label = "" if isinstance(value, str) else f" {name.replace('_', ' ')}"
-        return f"{value:,.4g}{label}" if isinstance(value, float) else f"{value:,}{label}" if label else str(value)
-
-    return ", ".join(told(name, summary[name]) for name in _TOLD.get(kind, ()) if summary.get(name) is not None)
-
-
 _TOLD = {
-    "raw_data": ("records", "concepts", "duplicates"),
+    "raw_data": ("records", "concepts", "refusals"),
     "validated_data": ("kept", "quarantined"),
     "image_features": ("pictures", "captions"),
     "duplicate_clusters": ("clusters", "pictures_in_clusters"),
     "splits": ("records",),
+    "data_readiness_report": ("verdict",),
+    "dataset_card": ("records",),
     "base_model": ("family", "parameters"),
     "fine_tuned_autoencoder": ("family",),
     "training_cache": ("pictures", "prompts"),
@@ -174,6 +167,19 @@ _TOLD = {
     "distilled_model": ("model_version", "drawing_steps", "trajectories", "steps"),
     "eval_report": ("model_version", "pictures"),
 }
+_TOLD_OF_A_BATCH = {"raw_data": ("added", "changed", "removed")}
+
+
+def describe_summary(kind: str, summary: Mapping[str, Any], figures: Mapping[str, tuple[str, ...]] = _TOLD) -> str:
+    """What a person wants to know of a finished stage, in one line; ``figures`` says which figures of which kind."""
+
+    def told(name: str, value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(told(part, count) for part, count in value.items())
+        label = "" if isinstance(value, str) else f" {name.replace('_', ' ')}"
+        return f"{value:,.4g}{label}" if isinstance(value, float) else f"{value:,}{label}" if label else str(value)
+
+    return ", ".join(told(name, summary[name]) for name in figures.get(kind, ()) if summary.get(name) is not None)
 
 
 def complain(text: str, style: str = "red") -> None:

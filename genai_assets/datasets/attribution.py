@@ -71,7 +71,8 @@ def collect_credits(manifest: pd.DataFrame, allowed: Iterable[str]) -> list[Cred
     """The credits of a manifest's records, sorted by licence and source; each record counts once.
 
     A record's credit is its provenance's ``attribution`` or, without one, made of ``title``, ``author``, ``url``,
-    ``package`` with ``version`` and ``licence_notice``, as far as they are there.
+    ``package`` with ``version`` and ``licence_notice``, as far as they are there; one
+    with neither author nor address names nobody.
 
     Args:
         manifest: rows with the columns licence, source and provenance (JSON text).
@@ -156,8 +157,8 @@ def _credit(provenance: dict[str, str]) -> str:
     said = {name: " ".join(str(text).split()) for name, text in provenance.items() if str(text).strip()}
     if "attribution" in said:
         return _shielded(said["attribution"])
-    if not {"author", "title", "url"} & said.keys():
-        return ""  # a package or a file alone credits nobody
+    if not {"author", "url"} & said.keys():
+        return ""  # a package, a file or a title alone credits nobody
     parts = [f"“{said['title']}”"] if "title" in said else []
     if "author" in said:
         parts.append(f"by {said['author']}" if parts else said["author"])

@@ -27,10 +27,10 @@ from genai_assets import durable
 from genai_assets.datasets import records
 from genai_assets.datasets.arrivals import Arrivals, LastListing, pictures_of
 from genai_assets.datasets.inspection import Inspections
-from genai_assets.datasets.licences import LicencePolicy
+from genai_assets.datasets.licences import LicencePolicy, canonical_licence
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.datasets.records import Record
-from genai_assets.datasets.sources.source import DatasetSource, Fetched, Listed
+from genai_assets.datasets.sources.source import DatasetSource, Description, Fetched, Listed
 from genai_assets.settings import Settings
 
 MANIFEST = "manifest.parquet"
@@ -111,8 +111,9 @@ def ingest(
 
     Returns:
         Figures: ``records``, ``concepts``, ``by_source``, ``by_style``, ``by_licence`` (counts), ``duplicates``
-        (records left out), ``refused`` (source, licence, reason and count, the most frequent first), ``batch``,
-        ``number``, ``fetched``, ``added``, ``changed``, ``removed`` and ``manifest_version``.
+        (records left out), ``refused`` (source, licence, reason and count, the most frequent first), ``refusals``
+        (single pictures, how many), ``batch``, ``number``, ``fetched``, ``added``, ``changed``, ``removed`` and
+        ``manifest_version``.
 
     Raises:
         ValueError: nothing is left.
@@ -148,6 +149,7 @@ def ingest(
         **{f"by_{name}": _counts(manifest[name]) for name in ("source", "style", "licence")},
         "duplicates": len(living) - len(manifest),
         "refused": _most_frequent(refused),
+        "refusals": int(refused["count"].sum()),
         "batch": batch.name,
         "number": batch.number,
         "fetched": intake.fetched,
@@ -223,6 +225,7 @@ class _Intake:
                 assert description is not None
                 fields = {name: getattr(description, name) for name in _DESCRIBED}
                 fields["opt_out"] = description.opt_out or inspection.opt_out
+                fields |= _licence_of(description)
                 size = {"width": inspection.width, "height": inspection.height}
                 added_at = self._arrived.get(inspection.id) or description.added_at or self._now
                 try:
@@ -276,6 +279,14 @@ _NO_RECORD: dict[str, Any] = {
     "synthetic": False,
     "provenance": "{}",
 }
+
+
+def _licence_of(description: Description) -> dict[str, Any]:
+    """The licence by its SPDX identifier, so that one licence counts as one; how it was stated is provenance."""
+    licence = canonical_licence(description.licence)
+    if licence == description.licence:
+        return {}
+    return {"licence": licence, "provenance": description.provenance | {"licence_stated": description.licence}}
 
 
 def _read_listing(path: Path | None) -> pd.DataFrame:

@@ -366,7 +366,8 @@ def _find_faults(
             continue
         recorded = (value[row, "width"], value[row, "height"])
         if picture.fault and picture.fault != "too long":  # how long is too long, a claim says
-            faults[row].insert(0, Fault(picture.fault, picture.reason))
+            others = [fault for fault in faults[row] if recorded != (0, 0) or fault.kind not in _OF_SIZE]
+            faults[row] = [Fault(picture.fault, picture.reason), *others]
         elif not faults[row] and (picture.width, picture.height) != recorded:
             faults[row].append(
                 Fault(
@@ -388,6 +389,9 @@ def _find_faults(
         else:
             first[picture_id] = caption
     return faults
+
+
+_OF_SIZE = ("picture too narrow", "picture too low", "too long")
 
 
 def _detail(manifest: pd.DataFrame, row: int, column: str) -> str:

@@ -64,6 +64,11 @@ def test_a_credit_that_is_owed_and_not_stated_is_told_apart_from_one_that_is_not
     assert "No credit stated (1)" in text
 
 
+def test_a_title_alone_names_nobody() -> None:
+    (credits,) = collect_credits(to_frame([record(1, "MIT", title="A cup"), record(2, "MIT", author="Ada")]), ALLOWED)
+    assert ([credit.text for credit in credits.credits], credits.owed) == (["Ada"], 1)
+
+
 def test_of_a_choice_of_licences_the_allowed_one_is_named(manifest: pd.DataFrame) -> None:
     (choice,) = [each for each in collect_credits(manifest, ALLOWED) if " OR " in each.licence]
     assert [licence.id for licence in choice.relied_on] == ["CC-BY-4.0"]

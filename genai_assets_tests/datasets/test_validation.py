@@ -80,7 +80,7 @@ def mixed(store: PictureStore) -> pd.DataFrame:
     later = datetime(2026, 2, 1, tzinfo=UTC)
     bad = [
         record(store.put(drawing(102)[:-200]), "truncated"),
-        record(store.put(b"<html>not found</html>"), "not a picture"),
+        record(store.put(b"<html>not found</html>"), "not a picture", (0, 0)),
         record("0" * 64, "missing"),
         record(changed, "changed"),
         record(store.put(png(Image.new("RGB", (48, 48), "white"))), "blank"),
@@ -153,6 +153,7 @@ def test_a_bad_record_is_set_aside_whole_with_its_reason(
     quarantine = records.read_manifest(out / "quarantine.parquet")
     (row,) = quarantine[quarantine["caption"] == caption].to_dict("records")
     assert row["reason"].startswith(reason)
+    assert "undecodable" not in reason or "too narrow" not in row["reason"], "what has no size is not too small"
     assert list(quarantine.columns) == [*mixed.columns, "reason"]
 
 

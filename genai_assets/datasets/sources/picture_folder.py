@@ -260,9 +260,11 @@ class PictureFolderSource:
     @cached_property
     def _found(self) -> "_Found":
         if not self.folder.exists():
-            raise SourceUnreadable(f"there is no folder {self.folder}; set it to your folder of pictures")
+            raise SourceUnreadable(
+                f"there is no folder {self.folder}; mount its disk, or name the folder of pictures that is meant"
+            )
         if not self.folder.is_dir():
-            raise SourceUnreadable(f"{self.folder} is a file; set it to the folder that holds the pictures")
+            raise SourceUnreadable(f"{self.folder} is a file; name the folder that holds the pictures")
         return _Found(self.folder)
 
     @cached_property
