@@ -149,7 +149,7 @@ def fine_tuned_model(
             told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
             context.log.info(f"step {report.step} of {report.steps}: {told}")
 
-        context.log.info("a process for training starts; for a long run on a CPU it compiles first, about a minute")
+        context.log.info("a process for training starts; for a long run on a CPU it compiles first, up to a minute")
         artifact = stages.fine_tuned_model(settings, training_cache, fine_tuned_autoencoder, on_step=tell)
         run.set_tags({"model_version": artifact.summary["model_version"], "reused": artifact.reused})
     samples = picture(artifact.file("samples.png"), alt="pictures of validation captions")
