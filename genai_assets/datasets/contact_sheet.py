@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from genai_assets import durable
+from genai_assets.templates import page_template
 
 _CELL = 112
 _GAP = 8
@@ -90,17 +91,10 @@ def write_page(path: Path, groups: Sequence[Group], *, title: str, facts: Sequen
         title: of the page.
         facts: sentences below the title.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("genai_assets.datasets", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [(group.title, [(_data_url(tile.picture), tile) for tile in group.tiles]) for group in groups]
-    html = environment.get_template("contact_sheet.html.j2").render(title=title, facts=facts, groups=shown)
+    html = page_template("genai_assets.datasets", "contact_sheet.html.j2").render(
+        title=title, facts=facts, groups=shown
+    )
     durable.write_text(path, html)
 
 

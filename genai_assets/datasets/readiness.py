@@ -26,6 +26,7 @@ from genai_assets.datasets.caption_quality import masked_caption
 from genai_assets.datasets.expectations import CAPTION_PROBLEMS, Claim, claims_of
 from genai_assets.datasets.validation import MOST_RECORDS_ARE_USABLE
 from genai_assets.settings import Settings
+from genai_assets.templates import page_template
 
 PAGE, FACTS = "readiness.html", "readiness.json"
 
@@ -532,20 +533,14 @@ def _render(
     thumbnail: Callable[[str], bytes],
     data_docs: str,
 ) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("genai_assets.datasets", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    environment.filters["count"] = lambda number: f"{number:,}"
     tiles = _Tiles(thumbnail, settings)
     claims = {claim.name: claim for claim in claims_of(settings)}
-    return environment.get_template("readiness.html.j2").render(
+    return page_template(
+        "genai_assets.datasets",
+        "readiness.html.j2",
+        words=lambda name: str(name).replace("_", " "),
+        count=lambda number: f"{number:,}",
+    ).render(
         facts=facts,
         verdict=facts["verdict"],
         verdict_kind={"Ready": "good", "Ready, with warnings": "warn", "Not ready": "bad"}[facts["verdict"]],

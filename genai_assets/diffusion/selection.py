@@ -26,6 +26,7 @@ from genai_assets.diffusion.catalogue import (
     measure_tflops,
     read_folder,
 )
+from genai_assets.templates import page_template
 
 if TYPE_CHECKING:
     from genai_assets.settings import Settings
@@ -186,8 +187,6 @@ def write_selection_report(
     Returns:
         dict: ``models``, ``fitting``, ``at_hand`` and ``measured`` as counts, and ``fits`` as names.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     facts = {
         "data": dataclasses.asdict(data),
         "device": dataclasses.asdict(device),
@@ -206,14 +205,7 @@ def write_selection_report(
     }
     result = json.loads(json.dumps(result))  # tuples become lists: what is written is what is shown
     durable.write_json(out / SELECTION_FILE, result)
-    environment = Environment(
-        loader=PackageLoader("genai_assets.diffusion", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("selection_report.html.j2").render(result=result, gb=GB)
+    html = page_template("genai_assets.diffusion", "selection_report.html.j2").render(result=result, gb=GB)
     durable.write_text(out / REPORT_FILE, html)
     return {
         "models": len(verdicts),

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from genai_assets import durable
+from genai_assets.templates import page_template
 
 SHOWN = 24
 _CELL = 112
@@ -172,17 +173,7 @@ def write_report(
         concepts: one row a model and concept (``pictures.parquet``).
         shown: indices of the concepts shown as pictures.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("genai_assets.evaluation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["people_say"] = _people_say
-    html = environment.get_template("report.html.j2").render(
+    html = page_template("genai_assets.evaluation", "report.html.j2", people_say=_people_say).render(
         result=result,
         names=list(pictures),
         figures=_figure_rows(result["models"], list(pictures)),

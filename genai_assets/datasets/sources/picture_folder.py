@@ -374,9 +374,8 @@ class _Found:
 
 def _bytes_of(path: str, at_most: int) -> bytes:
     """A file's bytes; whatever took its place since the listing, nothing is waited for and not more is read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _Refused("is not a file that can be read")
         data = file.read(at_most + 1)
     if len(data) > at_most:

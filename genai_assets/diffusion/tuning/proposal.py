@@ -15,6 +15,7 @@ from typing import Any
 from genai_assets import durable
 from genai_assets.diffusion.tuning.space import Budget, Choice, Range, Space, Value, Values
 from genai_assets.diffusion.tuning.study import CURRENT, StudyResult, Trial
+from genai_assets.templates import page_template
 
 STUDY, PAGE, PROPOSAL = "study.json", "study.html", "proposal.toml"
 SECTION = "fine_tune"
@@ -177,16 +178,7 @@ def merge(text: str, proposal: str) -> str:
 
 
 def _page(result: StudyResult, space: Space, budget: Budget, plots: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("genai_assets.diffusion.tuning", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html.j2").render(
+    return page_template("genai_assets.diffusion.tuning", "study.html.j2").render(
         result=result,
         verdict=verdict(result),
         proposal=proposal_text(result, budget) if changes(result) else None,
