@@ -16,13 +16,17 @@ from genai_assets import privacy
 from genai_assets.settings import Settings
 
 # Runs `python -m MODULE ARGUMENTS` and ends its whole group when its standard input is closed: that is when we end, in
-# whatever way. Without this, a killed `genai up` would leave a daemon behind that goes on starting runs.
-_UNTIL_ABANDONED = """
-import os, runpy, signal, sys, threading
+# whatever way. Without this, a killed `genai up` would leave a daemon behind that goes on starting runs. A server that
+# is just starting may lose the polite signal between setting its handler and its loop, so it is not the only one.
+_GRACE_SECONDS = 10
+_UNTIL_ABANDONED = f"""
+import os, runpy, signal, sys, threading, time
 
 def watch():
     os.read(0, 1)
     os.killpg(0, signal.SIGTERM)
+    time.sleep({_GRACE_SECONDS})
+    os.killpg(0, signal.SIGKILL)
 
 threading.Thread(target=watch, daemon=True).start()
 del sys.argv[0]

@@ -125,6 +125,17 @@ def test_a_program_whose_supervisor_is_killed_ends_too(tmp_path):
     assert child.process.wait(10) == -signal.SIGTERM
 
 
+def test_a_program_that_is_deaf_to_the_polite_signal_is_ended_all_the_same(tmp_path):
+    """A server that was just starting had lost it, and lived on without its supervisor."""
+    child = start(tmp_path, STUBBORN)
+    wait_for(lambda: len(child.family()) > 1)
+    family = child.family()
+    assert child.process.stdin
+    child.process.stdin.close()
+    assert child.process.wait(30) == -signal.SIGKILL
+    assert not psutil.wait_procs(family, timeout=10)[1], "and what it had started, too"
+
+
 def test_one_home_is_brought_up_once(settings):
     lock = settings.home / up.LOCK
     with up._only_one(lock), pytest.raises(up.AlreadyUp, match=rf"process {os.getpid()}"), up._only_one(lock):
