@@ -122,9 +122,10 @@ def ingest(
         SourceUnreadable: a source ended in the middle. What was fetched stays in the store and is met again.
     """
     before = _read_listing(batch.last_listing)
-    intake = _Intake(settings, before, batch, on_progress)
-    for source in arrivals.sources:
-        intake.take(source, arrivals.listings[source.name])
+    with Inspections(settings) as inspections:  # one for all sources: its workers take half a second to start
+        intake = _Intake(settings, inspections, before, batch, on_progress)
+        for source in arrivals.sources:
+            intake.take(source, arrivals.listings[source.name])
     listing = _in_order(intake.rows(), arrivals)
     listing["lives"] = _allowed(listing, settings)
     _check_mass_removal(settings, arrivals, before, listing)
@@ -161,8 +162,15 @@ def ingest(
 class _Intake:
     """Gathers the rows of a listing: those that stay, as they are, and those of what is fetched."""
 
-    def __init__(self, settings: Settings, before: pd.DataFrame, batch: Batch, on_progress: OnProgress | None):
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        inspections: Inspections,
+        before: pd.DataFrame,
+        batch: Batch,
+        on_progress: OnProgress | None,
+    ):
+        self._inspections = inspections
         self._store = PictureStore(settings.paths.pictures)
         self._pictures = pictures_of(self._store.root)
         self._before = before
@@ -218,23 +226,22 @@ class _Intake:
                     came.append(fetched)
                     yield fetched.data
 
-        with Inspections(self._settings) as inspections:
-            for inspection in inspections.keep_and_inspect(pictures(), self._store):
-                fetched = came.popleft()
-                description = fetched.description
-                assert description is not None
-                fields = {name: getattr(description, name) for name in _DESCRIBED}
-                fields["opt_out"] = description.opt_out or inspection.opt_out
-                fields |= _licence_of(description)
-                size = {"width": inspection.width, "height": inspection.height}
-                added_at = self._arrived.get(inspection.id) or description.added_at or self._now
-                try:
-                    record = Record(id=inspection.id, source=source.name, added_at=added_at, **size, **fields)
-                except ValidationError as error:
-                    reason = f"its description is not valid: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
-                    refused.append(Fetched(fetched.key, refusal=reason))
-                else:
-                    yield self._row(source.name, fetched.key, listing[fetched.key].state, record=record)
+        for inspection in self._inspections.keep_and_inspect(pictures(), self._store):
+            fetched = came.popleft()
+            description = fetched.description
+            assert description is not None
+            fields = {name: getattr(description, name) for name in _DESCRIBED}
+            fields["opt_out"] = description.opt_out or inspection.opt_out
+            fields |= _licence_of(description)
+            size = {"width": inspection.width, "height": inspection.height}
+            added_at = self._arrived.get(inspection.id) or description.added_at or self._now
+            try:
+                record = Record(id=inspection.id, source=source.name, added_at=added_at, **size, **fields)
+            except ValidationError as error:
+                reason = f"its description is not valid: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
+                refused.append(Fetched(fetched.key, refusal=reason))
+            else:
+                yield self._row(source.name, fetched.key, listing[fetched.key].state, record=record)
         for fetched in refused:
             yield self._refused_row(source, fetched, listing[fetched.key].state)
 
