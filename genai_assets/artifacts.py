@@ -129,6 +129,11 @@ class ArtifactStore:
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
 
+    def all(self, kind: str) -> list[Artifact]:
+        """Every finished artifact of a kind, by fingerprint; for looking at, not for lineage."""
+        names = sorted(path.parent.name for path in (self.root / kind).glob(f"[!.]*/{_RECEIPT}"))
+        return [found for name in names if (found := self._read(kind, name, reused=True))]
+
     def newest(self, kind: str) -> Artifact | None:
         """The artifact of a kind that was finished last, or None; for looking at, not for lineage."""
         receipts = (self.root / kind).glob(f"*/{_RECEIPT}")

@@ -1,6 +1,5 @@
 """The stages of the dataset: raw_data, image_features, splits."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,8 @@ def next_batch_number(newest: Artifact | None) -> int:
 
 def batches(settings: Settings) -> list[Artifact]:
     """Every batch of raw data that is there, the oldest first."""
-    store = artifact_store(settings)
-    receipts = (store.root / "raw_data").glob("[!.]*/artifact.json")
-    found = (store.find("raw_data", json.loads(receipt.read_text())["inputs"]) for receipt in receipts)
-    return sorted(
-        (batch for batch in found if batch and "batch" in batch.summary), key=lambda batch: batch.summary["number"]
-    )
+    found = [artifact for artifact in artifact_store(settings).all("raw_data") if "batch" in artifact.summary]
+    return sorted(found, key=lambda batch: batch.summary["number"])
 
 
 def image_features(settings: Settings, validated: Artifact, *, on_progress: OnProgress | None = None) -> Artifact:
