@@ -7,11 +7,13 @@ work is skipped when the content did not change. What the files mean belongs to 
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from typing import Any
 from genai_assets import durable
 
 _RECEIPT = "artifact.json"
+_UNFINISHED, _RETIRED = ".partial", ".retired"
+_SECONDS_UNTIL_ABANDONED = 60
+"""Between being made and being marked as in use a folder is nobody's, for an instant."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +115,24 @@ class ArtifactStore:
             return found
         home = self.root / kind
         home.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(dir=home, prefix=f".{fingerprint}.", suffix=".partial"))
+        _remove_abandoned(home)
+        workplace = Path(tempfile.mkdtemp(dir=home, prefix=f".{fingerprint}.", suffix=_UNFINISHED))
         try:
-            summary = dict(make(workplace))
-            digests = durable.digest_tree(workplace)
-            receipt = {
-                "kind": kind,
-                "fingerprint": fingerprint,
-                "data_version": durable.digest_json(digests)[:16],
-                "inputs": dict(inputs),
-                "summary": summary,
-                "digests": digests,
-            }
-            durable.write_json(workplace / _RECEIPT, receipt)
-            _open_to_readers(workplace)
-            durable.sync_tree(workplace)
-            return self._publish(kind, fingerprint, workplace, fresh=fresh)
+            with _in_use(workplace):
+                summary = dict(make(workplace))
+                digests = durable.digest_tree(workplace)
+                receipt = {
+                    "kind": kind,
+                    "fingerprint": fingerprint,
+                    "data_version": durable.digest_json(digests)[:16],
+                    "inputs": dict(inputs),
+                    "summary": summary,
+                    "digests": digests,
+                }
+                durable.write_json(workplace / _RECEIPT, receipt)
+                _open_to_readers(workplace)
+                durable.sync_tree(workplace)
+                return self._publish(kind, fingerprint, workplace, fresh=fresh)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
 
@@ -160,7 +167,7 @@ class ArtifactStore:
             if not fresh and (others := self._read(kind, fingerprint, reused=False)):
                 return others  # another process made the same meanwhile, and may be reading it by now
             # A folder cannot be replaced by rename: move the old one aside first, then try again.
-            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{fingerprint}.", suffix=".retired"))
+            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{fingerprint}.", suffix=_RETIRED))
             with contextlib.suppress(FileNotFoundError):  # another process has just done so
                 os.rename(target, retired / fingerprint)
             shutil.rmtree(retired, ignore_errors=True)
@@ -176,6 +183,31 @@ class ArtifactStore:
         if any(not (path / name).exists() for name in receipt["digests"]):
             return None
         return Artifact(kind, fingerprint, receipt["data_version"], path, receipt["summary"], receipt["inputs"], reused)
+
+
+@contextlib.contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """While entered, a folder is marked as worked on. The mark is a lock, which goes when its process dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(home: Path) -> None:
+    """Remove what killed processes left unfinished; folders that are worked on stay."""
+    for folder in (*home.glob(f".*{_UNFINISHED}"), *home.glob(f".*{_RETIRED}")):
+        with contextlib.suppress(OSError):  # another process may be removing it, or own it: then it is not ours to mend
+            if time.time() - folder.stat().st_mtime < _SECONDS_UNTIL_ABANDONED:
+                continue
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def _open_to_readers(folder: Path) -> None:

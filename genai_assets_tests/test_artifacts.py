@@ -5,10 +5,13 @@ import multiprocessing
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from genai_assets import artifacts
 from genai_assets.artifacts import Artifact, ArtifactStore
 
 INPUTS = {"data": "abc", "settings": {"size": 3}}
@@ -80,6 +83,33 @@ def test_what_a_killed_process_left_is_no_artifact(store):
     shutil.copytree(made.path, store.root / "splits" / ".0123.abc.partial")
     shutil.rmtree(made.path)
     assert store.newest("splits") is None
+
+
+def _make_and_be_killed(root: Path, ready: Any) -> None:
+    def never_end(out: Path) -> dict[str, object]:
+        (out / "half.txt").write_text("half")
+        ready.set()
+        time.sleep(600)
+        return {}
+
+    ArtifactStore(root).build("splits", {"other": 1}, never_end)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_is_worked_on_stays(store, monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_make_and_be_killed, args=(store.root, ready))
+    process.start()
+    try:
+        assert ready.wait(60)
+        monkeypatch.setattr(artifacts, "_SECONDS_UNTIL_ABANDONED", 0)
+        made = store.build("splits", INPUTS, write())
+        assert len(names(store.root / "splits")) == 2, "the other is alive, and at work"
+    finally:
+        process.kill()
+        process.join()
+    store.build("splits", INPUTS, write(), fresh=True)
+    assert names(store.root / "splits") == [made.fingerprint]
 
 
 def test_a_full_disk_leaves_nothing(store, monkeypatch):
