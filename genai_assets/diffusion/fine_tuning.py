@@ -12,10 +12,11 @@ import numpy as np
 
 from genai_assets.diffusion.base_model import load_pipeline, save_model_folder
 from genai_assets.diffusion.batches import Batch, BatchSource
+from genai_assets.diffusion.budget import affordable_steps, seconds_a_step
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.compilation import way_to_compile
 from genai_assets.diffusion.config import TrainingConfig
-from genai_assets.diffusion.devices import choose_device, mixed_precision
+from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.sampling import Drawer
@@ -27,8 +28,6 @@ CODE_VERSION = "2"
 LORA_FOLDER = "lora"
 _MAX_VALIDATION_PICTURES = 128
 _SAMPLES = 12
-# Share of the wall-clock budget left for validation, checkpoints and saving.
-_OVERHEAD = 0.1
 _TOO_FEW_TO_MEASURE = 3
 
 
@@ -174,23 +173,8 @@ def _affordable_steps(learner: Learner, batch: Batch, settings: FineTuneSettings
     if limit is not None and limit <= _TOO_FEW_TO_MEASURE:
         return limit
     processes = PartialState().num_processes
-    mine = -(-len(batch) // processes)
-    at_once = min(mine, settings.micro_batch_size or mine)
-    part = batch.part(0, at_once).to(device)
-    times = []
-    for _ in range(4):
-        began = time.monotonic()
-        with learner.family.fast_attention(device):  # as in training: else other code is timed, and compiled twice
-            with mixed_precision(device):
-                loss = learner.module(part, len(batch))
-            loss.backward()
-        loss.item()  # waits for a GPU
-        times.append((time.monotonic() - began) * mine / at_once)
-        learner.module.zero_grad(set_to_none=True)
-    seconds = sorted(times[1:])[1] * 1.05  # the median after the first, and the optimizer's share
-    left = settings.max_minutes * 60 * (1 - _OVERHEAD) - (time.monotonic() - started)
-    affordable = max(1, int(left / seconds))
-    agreed = [min(affordable, limit or affordable)]
+    seconds = seconds_a_step(learner, batch, device, micro_batch_size=settings.micro_batch_size, processes=processes)
+    agreed = [affordable_steps(seconds, minutes=settings.max_minutes, started=started, at_most=limit)]
     broadcast_object_list(agreed)
     return agreed[0]
 

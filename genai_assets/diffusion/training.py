@@ -238,7 +238,7 @@ def train(
             faults = facts.faults + 1
             if faults > _MOST_FAULTS or not load():
                 raise TrainingDiverged(
-                    f"{fault}; nothing was saved. Lower fine_tune.learning_rate, "
+                    f"{fault}; nothing was saved. Lower the learning rate of this training, "
                     "or look for broken pictures or captions."
                 )
             facts.faults = faults

@@ -27,6 +27,7 @@ from genai_assets.diffusion.autoencoder.reconstruction import (
 )
 from genai_assets.diffusion.autoencoder.training import AutoencoderDiverged, AutoencoderStep, train_autoencoder
 from genai_assets.diffusion.base_model import BaseModelError, quiet_loading
+from genai_assets.diffusion.budget import affordable_steps
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.families import UnknownFamily, family_class
@@ -40,8 +41,6 @@ _TRAINABLE = "AutoencoderKL"
 _MAX_VALIDATION_PICTURES = 256
 _SHEET_LINES = 8
 _TRIAL_STEPS = 4
-# Share of the wall-clock budget left for validation, checkpoints and saving.
-_OVERHEAD = 0.1
 
 
 def trainable_autoencoder(base: Path) -> bool:
@@ -246,8 +245,7 @@ def _affordable_steps(
         on_step=lambda report: ends.append(time.monotonic()),
     )
     seconds = float(np.median(np.diff(ends)))
-    left = minutes * 60 * (1 - _OVERHEAD) - (time.monotonic() - started)
-    return max(1, min(config.steps, int(left / seconds)))
+    return affordable_steps(seconds, minutes=minutes, started=started, at_most=config.steps)
 
 
 def _scaled_latent_std(autoencoder: Any, pictures: np.ndarray, device: "torch.device") -> float | None:

@@ -14,10 +14,11 @@ import numpy as np
 
 from genai_assets.diffusion.autoencoder.reconstruction import save_sheet
 from genai_assets.diffusion.base_model import INDEX, load_pipeline, model_facts, save_model_folder
+from genai_assets.diffusion.budget import affordable_steps, seconds_a_step
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.compilation import way_to_compile
 from genai_assets.diffusion.config import Augmentation, TrainingConfig
-from genai_assets.diffusion.devices import choose_device, mixed_precision
+from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.distillation.adversary import AdversarialLearner
 from genai_assets.diffusion.distillation.levels import drawn_levels, few_step_noise_scheduler, require_flow
 from genai_assets.diffusion.distillation.segments import SegmentBatches
@@ -41,9 +42,8 @@ if TYPE_CHECKING:
     import torch
 
 CODE_VERSION = "1"
-# Share of a wall-clock budget in which the teacher draws, and the share left for checkpoints, saving and the sheet.
+# Share of a wall-clock budget in which the teacher draws.
 _DRAWING_SHARE = 0.4
-_OVERHEAD = 0.1
 _VALIDATION_SHARE = 0.05
 _MOST_VALIDATED = 32
 _SAMPLES = 8
@@ -233,23 +233,8 @@ def _affordable_steps(
     if settings.max_minutes is None:
         assert limit
         return limit
-    batch = probe.batch(0)
-    at_once = min(len(batch), settings.micro_batch_size or len(batch))
-    part = batch.part(0, at_once).to(where)
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        with learner.family.fast_attention(where):
-            with mixed_precision(where):
-                loss = learner.module(part, len(batch))
-            loss.backward()
-        loss.item()  # waits for a GPU
-        times.append((time.monotonic() - began) * len(batch) / at_once)
-        learner.module.zero_grad(set_to_none=True)
-    seconds = min(times[1:]) * 1.1  # the first may compile; the optimizer has its share
-    left = settings.max_minutes * 60 * (1 - _OVERHEAD) - (time.monotonic() - started)
-    affordable = max(1, int(left / seconds))
-    return min(affordable, limit or affordable)
+    seconds = seconds_a_step(learner, probe.batch(0), where, micro_batch_size=settings.micro_batch_size)
+    return affordable_steps(seconds, minutes=settings.max_minutes, started=started, at_most=limit)
 
 
 def _replace_noise_scheduler(noise_scheduler: Any, out: Path) -> None:
