@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from genai_assets import stages
+from genai_assets.artifacts import Artifact
 from genai_assets.datasets.records import Record, read_manifest, to_frame
 from genai_assets.datasets.sources.source import SourceUnreadable
 from genai_assets.datasets.splits import SPLITS, training_rows
@@ -171,6 +172,34 @@ def test_an_evaluation_that_does_not_know_the_champion_promotes_nothing_and_says
     assert not decision.promote
     assert not decision.broken
     assert "m-new" in decision.reason
+
+
+def test_a_champion_is_asked_in_the_words_that_it_was_taught(team: Settings, tmp_path: Path):
+    save_tiny_pipeline(tmp_path / "base", DenoiserConfig(hidden_size=64, depth=1, num_heads=1))
+
+    def evaluated(template: str) -> Artifact:
+        wanted = {"max_steps": 1, "batch_size": 4, "prompt_template": template}
+        settings = team.model_copy(
+            update={
+                "base_model": str(tmp_path / "base"),
+                "fine_tune": team.fine_tune.model_copy(update=wanted),
+                "sampling": team.sampling.model_copy(update={"steps": 1}),
+            }
+        )
+        validated = stages.validated_data(settings, stages.raw_data(settings))
+        split, base = stages.splits(settings, validated), stages.base_model(settings)
+        model = stages.fine_tuned_model(settings, stages.training_cache(settings, validated, split, base), base)
+        report = stages.eval_report(settings, model, base, split, validated, stages.image_features(settings, validated))
+        with ChampionPointer(settings.database_url) as pointer:
+            if pointer.current() is None:
+                version = ModelVersion(model.summary["model_version"], model.path)
+                pointer.promote(version, expected_revision=0, reason="it is the first")
+        return report
+
+    evaluated("{caption}, {style} style")
+    asked = stages.read_metrics(evaluated("icon of {caption}"))["provenance"]["asked_for"]
+    assert asked["champion"].endswith(", acme style")
+    assert asked["base"] == asked["fine_tuned"] == "icon of " + asked["champion"].removesuffix(", acme style")
 
 
 def test_prior_pictures_are_drawn_by_the_base_once_and_trained_on_along(team: Settings, tmp_path: Path):

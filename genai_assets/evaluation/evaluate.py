@@ -38,8 +38,8 @@ class HeldOut:
 
     Attributes:
         concepts: one name each.
-        captions: what each shows; agreement is measured against these.
-        prompts: what the models were asked; the grid shows these.
+        captions: what each shows; agreement is measured against these, and the grid shows them.
+        prompts: the captions as the house style is asked for by the settings.
         pictures: uint8 [N, H, W, 3], the real house-style pictures, of the same size as the drawn ones.
     """
 
@@ -123,8 +123,8 @@ def evaluate(
     """Measure models on held-out concepts and write the report.
 
     Args:
-        drawn: model name to uint8 [N, H, W, 3]; row i answers ``held_out.prompts[i]``, with the same seed for every
-            model. ``"base"`` and ``"fine_tuned"`` are expected; a ``"champion"`` or others are measured as well.
+        drawn: model name to uint8 [N, H, W, 3]; row i shows what ``held_out.captions[i]`` says, with the same seed for
+            every model. ``"base"`` and ``"fine_tuned"`` are expected; a ``"champion"`` or others are measured as well.
         held_out: what was asked for, and the truth.
         training: house-style training pictures; near-copies are looked for among these.
         other_styles: real pictures in other styles, for the agreement proxy and the style test. Other styles' pictures
@@ -224,8 +224,8 @@ def evaluate(
         concepts.to_parquet(temporary, index=False)
     shown = report.choose_shown(len(held_out.concepts))
     pictures = {**drawn, REAL: held_out.pictures}
-    report.write_grid(out / "grid.png", pictures, held_out.prompts, shown)
-    report.write_report(out / "report.html", result, pictures, held_out.prompts, concepts, shown)
+    report.write_grid(out / "grid.png", pictures, held_out.captions, shown)
+    report.write_report(out / "report.html", result, pictures, held_out.captions, concepts, shown)
     durable.write_json(out / "metrics.json", result)
     return result
 

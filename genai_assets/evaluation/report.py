@@ -121,13 +121,13 @@ def choose_shown(count: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int).tolist()
 
 
-def write_grid(path: Path, pictures: Mapping[str, np.ndarray], prompts: Sequence[str], shown: Sequence[int]) -> None:
-    """Draw the grid as PNG: for each concept its prompt, and below it one picture of every model side by side.
+def write_grid(path: Path, pictures: Mapping[str, np.ndarray], captions: Sequence[str], shown: Sequence[int]) -> None:
+    """Draw the grid as PNG: for each concept its caption, and below it one picture of every model side by side.
 
     Args:
         path: the file; written all or nothing.
         pictures: model name to uint8 [N, H, W, 3].
-        prompts: N texts.
+        captions: N texts.
         shown: indices of the concepts to show.
     """
     names = list(pictures)
@@ -148,7 +148,7 @@ def write_grid(path: Path, pictures: Mapping[str, np.ndarray], prompts: Sequence
         row, block = divmod(place, blocks)
         x = _MARGIN + block * (block_width + 2 * _MARGIN)
         y = _MARGIN + _TITLE + _GAP + row * (block_height + _MARGIN)
-        for number, line in enumerate(reversed(_wrap(prompts[index], small, block_width))):
+        for number, line in enumerate(reversed(_wrap(captions[index], small, block_width))):
             canvas.text((x, y + (_TEXT_LINES - 1 - number) * _LINE), line, _INK, font=small)
         for column, name in enumerate(names):
             image.paste(_enlarge(pictures[name][index]), (x + column * (_CELL + _GAP), y + _TEXT_LINES * _LINE))
@@ -159,7 +159,7 @@ def write_report(
     path: Path,
     result: Mapping[str, Any],
     pictures: Mapping[str, np.ndarray],
-    prompts: Sequence[str],
+    captions: Sequence[str],
     concepts: pd.DataFrame,
     shown: Sequence[int],
 ) -> None:
@@ -169,7 +169,7 @@ def write_report(
         path: the file; written all or nothing.
         result: what ``evaluate`` found (``metrics.json``).
         pictures: model name to uint8 [N, H, W, 3].
-        prompts: N texts.
+        captions: N texts.
         concepts: one row a model and concept (``pictures.parquet``).
         shown: indices of the concepts shown as pictures.
     """
@@ -178,7 +178,7 @@ def write_report(
         names=list(pictures),
         figures=_figure_rows(result["models"], list(pictures)),
         differences=result["kid_difference"],
-        pairs=[(prompts[index], {name: _data_url(of[index]) for name, of in pictures.items()}) for index in shown],
+        pairs=[(captions[index], {name: _data_url(of[index]) for name, of in pictures.items()}) for index in shown],
         concepts=_concept_rows(concepts, result["reference"]),
         provenance=_flatten(result["provenance"]),
     )

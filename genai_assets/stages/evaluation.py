@@ -1,5 +1,6 @@
 """The stages of judgement: drawings, eval_report, the gate, champion_model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,12 @@ def eval_report(
             models["champion"] = (rival.model_path, rival.model_version)
         if student is not None:
             models[FEW_STEPS] = (student.path, student.summary["model_version"])
+        prompts = {
+            name: list(held_out.prompts) if name == "base" else _prompts_of(folder, held_out.captions)
+            for name, (folder, _) in models.items()
+        }
         drawn = {
-            name: drawings(settings, folder, label, list(held_out.prompts), on_progress=on_progress)
+            name: drawings(settings, folder, label, prompts[name], on_progress=on_progress)
             for name, (folder, label) in models.items()
         }
         known = FeatureTable.read(features.path)
@@ -190,6 +195,7 @@ def eval_report(
                 "splits": split.data_version,
                 "sampling_steps": settings.sampling.steps,
                 "guidance_scale": settings.sampling.guidance_scale,
+                "asked_for": {name: own[0] for name, own in prompts.items()},
                 "drawn_by": {
                     name: f"{artifact.summary['backend']}, {artifact.summary['parity_db']} dB against fp32"
                     for name, artifact in drawn.items()
@@ -222,6 +228,14 @@ def eval_report(
         ),
         make,
     )
+
+
+def _prompts_of(folder: Path, captions: Sequence[str]) -> list[str]:
+    """Captions as the model in a folder was taught to read them, which may be otherwise than the settings have it."""
+    from genai_assets.diffusion.base_model import model_facts
+
+    facts = model_facts(folder)
+    return [facts["prompt_template"].format(caption=caption, style=facts["style"]) for caption in captions]
 
 
 def gate(settings: Settings, report: Artifact) -> Any:

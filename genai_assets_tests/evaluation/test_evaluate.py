@@ -20,7 +20,7 @@ from genai_assets_tests.evaluation.drawings import CAPTIONS, draw_all
 ASKED = list(range(0, 24, 2))
 LEARNT = list(range(1, 24, 2))
 TRICKY = (
-    "<script>alert('prompt')</script> & a very long prompt that must be wrapped, and in the end cut, to fit the grid"
+    "<script>alert('caption')</script> & a very long caption that must be wrapped, and in the end cut, to fit the grid"
 )
 
 
@@ -35,9 +35,8 @@ def settings(tmp_path_factory) -> Settings:
 
 @pytest.fixture(scope="module")
 def held_out() -> HeldOut:
-    captions = [CAPTIONS[index] for index in ASKED]
-    prompts = [TRICKY, *(f"{caption}, flat style" for caption in captions[1:])]
-    return HeldOut(captions, captions, prompts, draw_all()[ASKED])
+    captions = [TRICKY, *(CAPTIONS[index] for index in ASKED[1:])]
+    return HeldOut(captions, captions, [f"{caption}, flat style" for caption in captions], draw_all()[ASKED])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_the_gate_reads_what_was_written(report, settings):
     assert not decide(Figures.from_metrics(written, "base"), Figures.from_metrics(written), settings.promotion).promote
 
 
-def test_the_report_is_one_file_that_tells_every_figure_and_escapes_prompts(report):
+def test_the_report_is_one_file_that_tells_every_figure_and_escapes_captions(report):
     html = (report[0] / "report.html").read_text()
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html
     addresses = re.findall(r'(?:src|href)="([^"]+)"', html)
