@@ -136,13 +136,28 @@ def test_pictures_are_drawn_by_the_champion_and_their_places_printed(home, model
         with Image.open(home.parent / name) as picture:
             assert picture.size == (64, 64)
 
+    assert "has no few-step student" in genai("generate", "a red fox", "--fast", status=2)
     genai("generate", "a red fox", "--seed", "6", "--out", "again.png", "--model", str(model_folder))
     assert (home.parent / "again.png").read_bytes() == (home.parent / "a-red-fox-6.png").read_bytes()
+
+
+def test_fast_draws_with_the_champions_student_in_as_many_steps_as_it_was_made_for(home, model_folder, student_folder):
+    facts = {"few_steps": {"model_version": "tiny-student", "path": str(student_folder)}}
+    with ChampionPointer(Settings().database_url) as pointer:
+        pointer.promote(ModelVersion("tiny-champion", model_folder, facts), expected_revision=0, reason="first")
+    asked = ("generate", "a red fox", "--seed", "5", "--out")
+    assert "the few-step student of the champion, tiny-champion" in genai(*asked, "fast.png", "--fast")
+    # The student has the champion's weights, so the champion in one unguided step draws the same.
+    genai(*asked, "same.png", "--steps", "1", "--guidance", "1")
+    genai(*asked, "slow.png")
+    fast, same, slow = ((home.parent / f"{name}.png").read_bytes() for name in ("fast", "same", "slow"))
+    assert fast == same != slow
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["cat", "--fast", "--model", "here"], "leave --model out"),
         (["  "], "prompt is empty"),
         (["cat", "--out", "cat.jpg"], "cat.jpg"),
         (["cat", "--model", "nowhere"], "nowhere"),

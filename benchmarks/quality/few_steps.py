@@ -93,9 +93,15 @@ def _rest(figures: dict[str, Any]) -> str:
 
 
 def write_figures(text: str, page: Path = DOC) -> None:
-    """Put a table between the marks of a page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """Put a table between the marks of a page.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no place for the figures: {BEGIN.strip()} … {END.strip()}")
     durable.write_text(page, f"{before}{BEGIN}{text}{END}{after}")
 
 
