@@ -1,6 +1,8 @@
-"""Which device and which arithmetic a computation runs with."""
+"""Which device and which arithmetic a computation runs with, and how this process keeps its memory."""
 
 import contextlib
+import ctypes
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,3 +36,24 @@ def frozen_dtype(device: "torch.device") -> "torch.dtype":
     import torch
 
     return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, instead of giving it back and asking for it anew.
+
+    On a CPU each training step allocates and frees the same hundreds of megabytes. glibc gives large pieces back to the
+    system at once, and each page that is taken again costs a fault: 115,000 a step of the embedded base, a seventh of
+    its time. The process never holds more than it needed at its largest.
+
+    Returns:
+        bool: whether there is such a setting here; there is with glibc (``mallopt(3)``).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_PIECE) and mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+# Parameters of mallopt, from malloc.h. The first one's value is bounded: larger pieces are the system's.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_PIECE, _NEVER = 1 << 25, (1 << 31) - 1

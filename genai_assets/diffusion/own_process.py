@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
+from genai_assets.diffusion.devices import keep_freed_memory
+
 SECONDS_TO_END = 10.0
 
 Message = tuple[str, Any]
@@ -144,6 +146,7 @@ def work_and_tell(messages: Any, work: Callable[..., Any], arguments: dict[str, 
     Returns:
         bool: False when the caller is gone.
     """
+    keep_freed_memory()
     try:
         result = work(on_step=lambda report: messages.send(("step", report)), **arguments)
         messages.send(("result", result))

@@ -16,7 +16,7 @@ from genai_assets.artifacts import Artifact, ArtifactStore
 from genai_assets.diffusion.base_model import DIGESTS, PAPERS, TEXT_ENCODER_PACKAGE, new_pipeline
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.config import Augmentation, DenoiserConfig, TrainingConfig
-from genai_assets.diffusion.devices import choose_device
+from genai_assets.diffusion.devices import choose_device, keep_freed_memory
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.training import StepReport, TrainingResult, train
@@ -118,6 +118,7 @@ def pretrain(
     Returns:
         tuple: the pipeline with the EMA weights, and the figures of the run.
     """
+    keep_freed_memory()
     cache = TrainingCache.open(pretraining_cache(settings, on_progress=on_progress).path)
     pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
     family, device = family_of(pipeline), choose_device(settings.device)
