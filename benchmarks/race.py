@@ -39,7 +39,7 @@ from genai_assets.diffusion.base_model import new_pipeline
 from genai_assets.diffusion.batches import BatchSource
 from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import DenoiserConfig, TrainingConfig
-from genai_assets.diffusion.devices import mixed_precision
+from genai_assets.diffusion.devices import keep_freed_memory, mixed_precision
 from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.families.prx import PRXPixel
 from genai_assets.diffusion.learner import Learner
@@ -438,6 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def tell(text: str) -> None:
         print(text, flush=True)
 
+    keep_freed_memory()  # as a training process does; it serves both
     settings, config = Settings(), run_config(minutes)
     compiled_code = settings.paths.compiled if can_compile() else None
     with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
