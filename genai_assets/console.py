@@ -163,7 +163,7 @@ _TOLD = {
     "fine_tuned_autoencoder": ("family",),
     "training_cache": ("pictures", "prompts"),
     "hyperparameter_study": ("trials", "pruned", "failed", "current_validation_loss", "best_validation_loss"),
-    "fine_tuned_model": ("model_version", "steps", "validation_loss"),
+    "fine_tuned_model": ("model_version", "steps", "best_step", "validation_loss"),
     "distilled_model": ("model_version", "drawing_steps", "trajectories", "steps"),
     "eval_report": ("model_version", "pictures"),
 }

@@ -346,7 +346,7 @@ class FineTuneSettings(_Section):
         default=("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "LicenseRef-own"),
         description="Licences a base model may have.",
     )
-    keep: Literal["last", "best"] = Field(default="last", description="best: the weights of the best validation.")
+    keep: Literal["last", "best"] = Field(default="best", description="best: the weights of the best validation.")
     early_stop_after: int = Field(default=0, ge=0, description="Validations without a new best; 0: never.")
     seed: int = Field(default=0, ge=0)
     prompt_template: str = "{caption}, {style} style"

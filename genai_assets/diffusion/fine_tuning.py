@@ -27,6 +27,8 @@ from genai_assets.settings import FineTuneSettings, SamplingSettings
 CODE_VERSION = "2"
 LORA_FOLDER = "lora"
 _MAX_VALIDATION_PICTURES = 128
+# A long run of few pictures turns from learning to remembering somewhere on its way: two minutes of a CPU's at most.
+_MOST_STEPS_UNVALIDATED = 250
 _SAMPLES = 12
 _TOO_FEW_TO_MEASURE = 3
 
@@ -40,7 +42,7 @@ def training_config(settings: FineTuneSettings, steps: int) -> TrainingConfig:
     return TrainingConfig(
         steps=steps,
         checkpoint_every=max(1, min(100, steps // 4)),
-        validate_every=max(1, steps // 6),
+        validate_every=max(1, min(steps // 6, _MOST_STEPS_UNVALIDATED)),
         **asked,
     )
 

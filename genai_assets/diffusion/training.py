@@ -255,6 +255,8 @@ def train(
             if config.early_stop_after and facts.validations_since_best >= config.early_stop_after:
                 facts.ended = step < config.steps
                 note = f"ends early: no better validation since step {facts.best_step}" if facts.ended else None
+        if note is None and step == config.steps and config.keep == "best" and (facts.best_step or step) < step:
+            note = f"keeps the weights of step {facts.best_step}: no validation was better since"
 
         stopping = stop is not None and bool(
             accelerator.reduce(torch.tensor(float(stop()), device=device), "sum").item()

@@ -117,6 +117,7 @@ def test_the_plan_of_a_run_fits_its_length():
     assert (plan.warmup_steps, plan.checkpoint_every, plan.validate_every) == (20, 100, 66)
     shortest = training_config(settings(), 1)
     assert (shortest.warmup_steps, shortest.checkpoint_every, shortest.validate_every) == (0, 1, 1)
+    assert training_config(FineTuneSettings(), 6000).validate_every == 250, "so that the best is found near its step"
 
 
 def test_a_resolution_that_is_not_the_bases_own_is_trained_and_drawn_at(tiny_base, rows, tiny_pipeline, tmp_path):

@@ -226,7 +226,7 @@ def test_weights_that_run_away_are_noticed_in_the_step_they_do(tiny_family, cach
     with torch.no_grad():
         for weight in tiny_family.denoiser.parameters():
             weight.mul_(1e20)
-    with pytest.raises(TrainingDiverged, match=r"step 1: loss (inf|nan).*Lower fine_tune\.learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"step 1: loss (inf|nan).*Lower the learning rate"):
         run(tiny_family, cache, make_config(validate_every=0), checkpoints=CheckpointFolder(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"], "where it went back to, once"
 
@@ -333,6 +333,9 @@ def test_a_run_can_end_with_the_weights_of_its_best_validation(tiny_family, cach
     losses = [report.validation_loss or math.inf for report in reports]
     assert losses.index(min(losses)) + 1 == result.best_step < 8, "at such a rate later steps make it worse"
     assert result.validation_loss == min(losses)
+    assert [report.note for report in reports if report.note] == [
+        f"keeps the weights of step {result.best_step}: no validation was better since"
+    ]
     again = run(tiny_family, cache, config, checkpoints=CheckpointFolder(tmp_path))
     assert digest_weights(again.denoiser) == digest_weights(result.denoiser), "kept in the checkpoint, too"
     last = run(tiny_family, cache, config.model_copy(update={"keep": "last"}))
