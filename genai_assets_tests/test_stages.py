@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -174,18 +175,23 @@ def test_an_evaluation_that_does_not_know_the_champion_promotes_nothing_and_says
     assert "m-new" in decision.reason
 
 
-def test_a_champion_is_asked_in_the_words_that_it_was_taught(team: Settings, tmp_path: Path):
-    save_tiny_pipeline(tmp_path / "base", DenoiserConfig(hidden_size=64, depth=1, num_heads=1))
+def _with_tiny_base(team: Settings, base: Path, **fine_tune: Any) -> Settings:
+    """The team's settings with a tiny base model, saved when it is not there, trained for a step and drawn in one."""
+    if not base.is_dir():
+        save_tiny_pipeline(base, DenoiserConfig(hidden_size=64, depth=1, num_heads=1))
+    wanted = {"max_steps": 1, "batch_size": 4, **fine_tune}
+    return team.model_copy(
+        update={
+            "base_model": str(base),
+            "fine_tune": team.fine_tune.model_copy(update=wanted),
+            "sampling": team.sampling.model_copy(update={"steps": 1}),
+        }
+    )
 
+
+def test_a_champion_is_asked_in_the_words_that_it_was_taught(team: Settings, tmp_path: Path):
     def evaluated(template: str) -> Artifact:
-        wanted = {"max_steps": 1, "batch_size": 4, "prompt_template": template}
-        settings = team.model_copy(
-            update={
-                "base_model": str(tmp_path / "base"),
-                "fine_tune": team.fine_tune.model_copy(update=wanted),
-                "sampling": team.sampling.model_copy(update={"steps": 1}),
-            }
-        )
+        settings = _with_tiny_base(team, tmp_path / "base", prompt_template=template)
         validated = stages.validated_data(settings, stages.raw_data(settings))
         split, base = stages.splits(settings, validated), stages.base_model(settings)
         model = stages.fine_tuned_model(settings, stages.training_cache(settings, validated, split, base), base)
@@ -203,15 +209,7 @@ def test_a_champion_is_asked_in_the_words_that_it_was_taught(team: Settings, tmp
 
 
 def test_prior_pictures_are_drawn_by_the_base_once_and_trained_on_along(team: Settings, tmp_path: Path):
-    save_tiny_pipeline(tmp_path / "base", DenoiserConfig(hidden_size=64, depth=1, num_heads=1))
-    wanted = {"prior_pictures": 3, "prior_prompts": ("a thing", "a drawing"), "max_steps": 1, "batch_size": 4}
-    settings = team.model_copy(
-        update={
-            "base_model": str(tmp_path / "base"),
-            "fine_tune": team.fine_tune.model_copy(update=wanted),
-            "sampling": team.sampling.model_copy(update={"steps": 1}),
-        }
-    )
+    settings = _with_tiny_base(team, tmp_path / "base", prior_pictures=3, prior_prompts=("a thing", "a drawing"))
     validated = stages.validated_data(settings, stages.raw_data(settings))
     split, base = stages.splits(settings, validated), stages.base_model(settings)
     made = stages.training_cache(settings, validated, split, base)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.quality.figures import write_between
 from genai_assets import durable, walkthrough
 from genai_assets.console import StageProgress, make_console, read_settings, table_of
 from genai_assets.diffusion.drawing.noise_schedulers import NOISE_SCHEDULERS, calls, use_noise_scheduler
@@ -244,12 +245,8 @@ def write_page(table: str, picture: bytes, page: Path = PAGE, place: Path = PICT
     """
     if len(picture) > MOST_BYTES:
         raise ValueError(f"the picture has {len(picture)} bytes; {MOST_BYTES} are the most")
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no place for the curve: {BEGIN.strip()} … {END.strip()}")
+    write_between(page, BEGIN, END, table, what="curve")
     durable.write_bytes(place, picture)
-    durable.write_text(page, f"{before}{begin}{table}{end}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genai_assets import durable, stages, walkthrough
+from benchmarks.quality.figures import write_between
+from genai_assets import stages, walkthrough
 from genai_assets.console import StageProgress, make_console, read_settings, table_of
 from genai_assets.settings import Settings
 
@@ -98,11 +99,7 @@ def write_figures(text: str, page: Path = DOC) -> None:
     Raises:
         ValueError: the page has no marks.
     """
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no place for the figures: {BEGIN.strip()} … {END.strip()}")
-    durable.write_text(page, f"{before}{BEGIN}{text}{END}{after}")
+    write_between(page, BEGIN, END, text, what="figures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
