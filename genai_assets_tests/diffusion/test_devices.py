@@ -1,7 +1,6 @@
 """Which device is chosen, and with which arithmetic."""
 
 import ctypes
-import platform
 import subprocess
 import sys
 
@@ -32,38 +31,36 @@ def test_mixed_precision_multiplies_in_bf16_and_keeps_weights_in_fp32():
     assert layer.weight.dtype == torch.float32
 
 
-_ALLOCATES_AGAIN_AND_AGAIN = """
-import resource, sys
+_FREES_A_HUNDRED_MEGABYTES = """
+import ctypes, sys
 import torch
 from genai_assets.diffusion.devices import keep_freed_memory
 
+class State(ctypes.Structure):  # struct mallinfo2 of malloc.h
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+    )]
+
+state = ctypes.CDLL(None).mallinfo2
+state.restype = State
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-
-def work():
-    parts = [torch.ones(7_000_000) for _ in range(4)]
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-for _ in range(3):
-    work()
-before = faults()
-for _ in range(10):
-    work()
-print(faults() - before)
+parts = [torch.ones(7_000_000) for _ in range(4)]
+del parts
+print(state().fordblks >> 20)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_memory_that_is_kept_is_not_asked_for_again():
-    def faults(how: str) -> int:
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="mallinfo2 is of glibc 2.33 and later")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    # glibc's own count of the megabytes that it holds and nobody uses; not every kernel counts page faults.
+    def held(how: str) -> int:
         done = subprocess.run(
-            [sys.executable, "-c", _ALLOCATES_AGAIN_AND_AGAIN, how], capture_output=True, text=True, check=True
+            [sys.executable, "-c", _FREES_A_HUNDRED_MEGABYTES, how], capture_output=True, text=True, check=True
         )
         return int(done.stdout)
 
-    assert faults("keep") * 10 < faults("give back")
+    assert held("keep") >= 100 > held("give back")
 
 
 def test_where_there_is_no_such_setting_nothing_is_done(monkeypatch):
