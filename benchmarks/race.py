@@ -8,10 +8,10 @@ batch, optimizer, learning rate, EMA, bf16, the compiler and its options; each h
 it. They take turns until both have had as much CPU time.
 
 On the way pictures are drawn with the EMA weights and held against real ones. The ratio is the peer's whole CPU time
-over the CPU time at which ours had reached the peer's last KID, read off ours' curve between two points. What drawing
-and compiling cost is in neither.
+over the CPU time from which on ours was at the peer's last KID or below, read off ours' curve between two points; a KID
+that an untrained model has, too, counts for nothing. What drawing and compiling cost is in neither.
 
-    python -m benchmarks.race                    a few minutes each: crude, KID still falls fast
+    python -m benchmarks.race                    a few minutes each: the first pictures at best; may stay undecided
     python -m benchmarks.race --minutes 60       CPU minutes of training for each
 
 Pictures are those of the pre-training cache of the home, when it is built (``genai pretrain --steps 1`` builds it);
@@ -81,20 +81,20 @@ class Point:
 
 
 def time_to_reach(curve: Sequence[Point], kid: float) -> float | None:
-    """CPU seconds after which a curve first was at ``kid`` or below; None when it never was.
+    """CPU seconds after which a curve is at ``kid`` or below for good; None when it does not end there.
 
     Between two points KID is taken to fall evenly with the logarithm of time, as it roughly does while it falls. Of a
-    curve that begins at or below ``kid`` it is only known that the time is at most that of its first point.
+    curve that is nowhere above ``kid`` it is only known that the time is at most that of its first point.
     """
-    before: Point | None = None
-    for point in sorted(curve, key=lambda point: point.seconds):
-        if point.kid <= kid:
-            if before is None:
-                return point.seconds
-            way = (before.kid - kid) / (before.kid - point.kid)
-            return math.exp(math.log(before.seconds) + way * math.log(point.seconds / before.seconds))
-        before = point
-    return None
+    points = sorted(curve, key=_seconds)
+    above = [number for number, point in enumerate(points) if point.kid > kid]
+    if not above:
+        return points[0].seconds
+    if above[-1] == len(points) - 1:
+        return None
+    before, after = points[above[-1] :][:2]
+    way = (before.kid - kid) / (before.kid - after.kid)
+    return math.exp(math.log(before.seconds) + way * math.log(after.seconds / before.seconds))
 
 
 @dataclass(frozen=True)
@@ -102,37 +102,44 @@ class Outcome:
     """How the race ended.
 
     Attributes:
-        ratio: how many times sooner ours is where the peer ended; below 1, the peer is sooner where ours ended.
-        ours, peer: CPU seconds that each needed to ``kid``.
-        kid: where both have come.
+        ratio: how many times sooner ours is where the peer ended; below 1, the peer is sooner where ours ended. None
+            when neither draws better than an untrained model: then there is nothing that they could have reached.
+        ours, peer: CPU seconds that each needed to ``kid``, or had.
+        kid: what was to be reached.
         bound: whether ``ratio`` is only known to be at least (above 1) or at most (below 1) what it says.
     """
 
-    ratio: float
+    ratio: float | None
     ours: float
     peer: float
     kid: float
     bound: bool = False
 
 
-def judge(ours: Sequence[Point], peer: Sequence[Point]) -> Outcome:
+def judge(ours: Sequence[Point], peer: Sequence[Point], untrained: float) -> Outcome:
     """Compare two curves that end at about the same CPU time.
+
+    Pictures of a model that has hardly been trained are grey noise, which has a smaller KID than the coloured blobs
+    that come next. So what counts is a KID that both of these lie above: the one where the slower side ended, at most
+    ``untrained``.
 
     Raises:
         ValueError: a curve has no points.
     """
     if not ours or not peer:
         raise ValueError("each side of a race needs a point")
-    end, last = max(peer, key=_seconds), max(ours, key=_seconds)
-    first = min(ours, key=_seconds)
-    reached = time_to_reach(ours, end.kid)
+    last, end = max(ours, key=_seconds), max(peer, key=_seconds)
+    kid = min(end.kid, untrained)
+    reached = time_to_reach(ours, kid)
     if reached is not None:
-        return Outcome(end.seconds / reached, reached, end.seconds, end.kid, bound=first.kid <= end.kid)
-    # Ours never came so far, so the peer did pass the place where ours ended.
-    theirs = time_to_reach(peer, last.kid)
-    assert theirs is not None
-    bound = min(peer, key=_seconds).kid <= last.kid
-    return Outcome(theirs / last.seconds, last.seconds, theirs, last.kid, bound=bound)
+        bound = end.kid > kid or min(ours, key=_seconds).seconds == reached
+        return Outcome(end.seconds / reached, reached, end.seconds, kid, bound)
+    kid = min(last.kid, untrained)
+    theirs = time_to_reach(peer, kid)
+    if theirs is not None:
+        bound = last.kid > kid or min(peer, key=_seconds).seconds == theirs
+        return Outcome(theirs / last.seconds, last.seconds, theirs, kid, bound)
+    return Outcome(None, last.seconds, end.seconds, untrained)
 
 
 def _seconds(point: Point) -> float:
@@ -430,7 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.race", description="Time to equal KID, ours and a UNet."
     )
-    parser.add_argument("--minutes", type=float, default=4.0, help="CPU minutes of training for each")
+    parser.add_argument("--minutes", type=float, default=6.0, help="CPU minutes of training for each")
     minutes = parser.parse_args([] if arguments is None else arguments).minutes
     if minutes <= 0:
         parser.error("--minutes must be above 0")
@@ -452,18 +459,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tell(f"ours: {ours.parameters:,} parameters, compiled in {ours.compile_seconds:.0f} s")
         peer = Racer(UNetPixel, peer_pipeline, cache, rows, config, compiled_code)
         tell(f"peer: {peer.parameters:,} parameters, compiled in {peer.compile_seconds:.0f} s")
+        untrained = judge_of.look(peer).kid
+        tell(f"untrained: KID {untrained:.3f}")
         curves = race(ours, peer, judge_of, minutes * 60, tell)
-    outcome = judge(*curves)
+    outcome = judge(*curves, untrained)
     shares = [racer.operations * racer.pictures_per_second / peak for racer in (ours, peer)]
     result = {
         "name": f"CPU seconds to KID {outcome.kid:.3f}, trained from nothing ({torch.get_num_threads()} threads)",
         "ours": round(outcome.ours, 1),
         "peer": round(outcome.peer, 1),
-        "ratio": round(outcome.ratio, 2),
+        "ratio": None if outcome.ratio is None else round(outcome.ratio, 2),
         "goal": GOAL,
         "quality": (
             f"{'the ratio is a bound; ' if outcome.bound else ''}after {minutes:g} CPU minutes KID "
-            f"{curves[0][-1].kid:.3f} against {curves[1][-1].kid:.3f} (± {curves[1][-1].error:.3f}) on {what}; ours "
+            f"{curves[0][-1].kid:.3f} against {curves[1][-1].kid:.3f} (± {curves[1][-1].error:.3f}; untrained "
+            f"{untrained:.3f}) on {what}; ours "
             f"trains at {shares[0]:.0%} of the bf16 matmul peak (goal {SHARE_OF_PEAK:.0%}), the peer at {shares[1]:.0%}"
         ),
         "parameters": [ours.parameters, peer.parameters],

@@ -32,7 +32,7 @@ class Result:
         name: what is counted, with its unit.
         ours: the project's figure.
         peer: the peer's figure.
-        ratio: how many times better ours is.
+        ratio: how many times better ours is; None where what was measured does not tell.
         goal: the ratio to reach.
         quality: how it was seen that both did the same work.
     """
@@ -40,14 +40,14 @@ class Result:
     name: str
     ours: float
     peer: float
-    ratio: float
+    ratio: float | None
     goal: float
     quality: str
 
     @property
-    def reached(self) -> bool:
-        """Whether the goal is reached."""
-        return self.ratio >= self.goal
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None where that is not told."""
+        return None if self.ratio is None else self.ratio >= self.goal
 
 
 def find_benchmarks(folder: Path = FOLDER) -> list[str]:
@@ -98,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("broken", failure, sep="\n", markup=False)
             continue
         console.print(f"{time.monotonic() - begun:.0f} s")
-        verdict = "[green]reached[/]" if result.reached else "[red]missed[/]"
+        verdict = {True: "[green]reached[/]", False: "[red]missed[/]", None: "undecided"}[result.reached]
         figures = (f"{value:,.4g}" for value in (result.ours, result.peer))
-        ratios = (f"{value:.3g}×" for value in (result.ratio, result.goal))
+        ratios = ("" if value is None else f"{value:.3g}×" for value in (result.ratio, result.goal))
         table.add_row(name, result.name, *figures, *ratios, verdict, result.quality)
     if table.row_count:
         console.print(table)

@@ -23,6 +23,11 @@ def test_the_last_line_is_the_result_and_the_goal_is_compared(folder):
     assert (result.ours, result.peer, result.reached) == (4.0, 2.0, False)
 
 
+def test_a_ratio_that_is_not_told_leaves_the_goal_undecided(folder):
+    (folder / "short.py").write_text(f"print({json.dumps(json.dumps(RESULT | {'ratio': None}))})")
+    assert run.run_benchmark("short", folder).reached is None
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

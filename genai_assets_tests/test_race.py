@@ -25,8 +25,9 @@ def test_between_two_points_kid_falls_evenly_with_the_logarithm_of_time():
     assert time_to_reach(FALLING[::-1], 0.3) == pytest.approx(80)  # the order they are given in does not matter
 
 
-def test_the_first_time_counts_though_the_curve_rises_again():
-    assert time_to_reach(curve((10, 0.8), (40, 0.4), (80, 0.7), (160, 0.2)), 0.6) == pytest.approx(20)
+def test_the_time_counts_from_which_on_the_curve_stays_there():
+    assert time_to_reach(curve((10, 0.8), (40, 0.4), (80, 0.7), (160, 0.2)), 0.6) == pytest.approx(80 * 2**0.2)
+    assert time_to_reach(curve((10, 0.5), (160, 0.7)), 0.6) is None
 
 
 def test_what_was_never_reached_has_no_time_and_what_was_there_at_first_has_the_first():
@@ -35,25 +36,36 @@ def test_what_was_never_reached_has_no_time_and_what_was_there_at_first_has_the_
 
 
 def test_the_ratio_is_the_peers_time_over_ours_to_the_peers_last_kid():
-    outcome = judge(FALLING, curve((80, 0.9), (160, 0.6)))
+    outcome = judge(FALLING, curve((80, 0.9), (160, 0.6)), untrained=1.0)
     assert outcome.ratio == pytest.approx(160 / 20)
     assert (outcome.ours, outcome.peer, outcome.kid, outcome.bound) == (pytest.approx(20), 160, 0.6, False)
 
 
 def test_ours_there_at_its_first_point_gives_a_ratio_that_is_only_a_bound():
-    outcome = judge(FALLING, curve((160, 0.85)))
+    outcome = judge(FALLING, curve((160, 0.85)), untrained=1.0)
     assert (outcome.ratio, outcome.bound) == (16, True)
 
 
 def test_ours_that_never_came_so_far_is_told_as_slower():
-    outcome = judge(curve((10, 0.8), (160, 0.6)), FALLING)
+    outcome = judge(curve((10, 0.8), (160, 0.6)), FALLING, untrained=1.0)
     assert outcome.ratio == pytest.approx(20 / 160)
     assert outcome.kid == 0.6
 
 
+def test_a_peer_that_draws_no_better_than_untrained_gives_a_bound():
+    outcome = judge(FALLING, curve((160, 2.0)), untrained=0.6)
+    assert outcome.ratio == pytest.approx(160 / 20)
+    assert (outcome.kid, outcome.bound) == (0.6, True)
+
+
+def test_blobs_that_are_no_better_than_untrained_leave_the_race_undecided():
+    grey_then_blobs = curve((10, 1.1), (160, 1.5))
+    assert judge(grey_then_blobs, curve((160, 1.4)), untrained=1.15).ratio is None
+
+
 def test_a_side_without_points_is_refused():
     with pytest.raises(ValueError, match="needs a point"):
-        judge([], FALLING)
+        judge([], FALLING, untrained=1.0)
 
 
 def test_the_peer_has_as_many_parameters():
