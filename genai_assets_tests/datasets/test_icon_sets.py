@@ -69,7 +69,7 @@ def test_keywords_are_words_without_emoticons_or_doubles():
     assert found == ("big eyes", "Joy", "o'clock")
 
 
-@pytest.mark.parametrize("name", ["noto", "twemoji", "fxemoji", "fluent-emoji-3d", "openmoji"])
+@pytest.mark.parametrize("name", ICON_SETS)
 def test_every_known_set_gives_real_pictures_with_licence_and_provenance(read, name):
     found = read(name, limit=6)
     assert len(found) == 6

@@ -107,6 +107,42 @@ ICON_SETS: Mapping[str, IconSet] = {
         author="Mozilla",
         notice="https://mozilla.github.io/fxemoji/LICENSE.md",
     ),
+    "noto-v1": IconSet(
+        NpmPackage(
+            "@iconify-json/noto-v1",
+            "1.2.5",
+            "sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+        ),
+        style="noto-v1",
+        licence="Apache-2.0",
+        layout="names",
+        author="Google Inc",
+        notice="https://github.com/googlefonts/noto-emoji/blob/main/svg/LICENSE",
+    ),
+    "emojione": IconSet(
+        NpmPackage(
+            "@iconify-json/emojione",
+            "1.2.3",
+            "sha512-T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+        ),
+        style="emojione",
+        licence="CC-BY-4.0",
+        layout="names",
+        author="Emoji One",
+        notice="https://creativecommons.org/licenses/by/4.0/",
+    ),
+    "streamline-emojis": IconSet(
+        NpmPackage(
+            "@iconify-json/streamline-emojis",
+            "1.2.4",
+            "sha512-iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
+        ),
+        style="streamline",
+        licence="CC-BY-4.0",
+        layout="names",
+        author="Streamline",
+        notice="https://creativecommons.org/licenses/by/4.0/",
+    ),
     "openmoji": IconSet(
         NpmPackage(
             "@iconify-json/openmoji",
