@@ -241,14 +241,20 @@ def pretrain(
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile first: repays itself after about three minutes.")
     ] = True,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Begin with the base model in force (GENAI_BASE_MODEL), not from nothing.")
+    ] = False,
     export: Annotated[Path | None, typer.Option(help="When done, write the base model into this folder.")] = None,
 ) -> None:
-    """Train a small base model from nothing; run again, it goes on from its last checkpoint."""
+    """Train a small base model from nothing or go on with one; run again, it goes on from its last checkpoint."""
+    from genai_assets import stages
     from genai_assets.diffusion.pretraining import export_embedded_base, pretraining_config
     from genai_assets.diffusion.pretraining import pretrain as run
 
     settings, console = read_settings(), make_console()
     shape = _shape(hidden_size, depth, heads)
+    if go_on and any(value is not None for value in (hidden_size, depth, heads)):
+        raise typer.BadParameter("--go-on keeps the base model's shape: leave out --hidden-size, --depth and --heads")
     config = pretraining_config(steps, batch_size)
     with StageProgress(console) as progress, _interrupt_asks() as interrupt:
 
@@ -262,6 +268,7 @@ def pretrain(
             settings,
             shape,
             config,
+            start=stages.base_model(settings).path if go_on else None,
             on_step=on_step,
             on_progress=progress.on_progress,
             compiled=compiled,

@@ -218,6 +218,10 @@ def test_a_width_that_the_heads_cannot_share_is_refused(home):
     assert cli._shape(128, 2, 4).axes_dim == (16, 16)
 
 
+def test_going_on_with_a_base_model_in_another_shape_is_refused(home):
+    assert "--go-on keeps" in genai("pretrain", "--steps", "1", "--go-on", "--depth", "2", status=2)
+
+
 @pytest.fixture
 def python_hears_interrupts() -> Iterator[None]:
     """A shell that puts the tests into the background has them ignored."""

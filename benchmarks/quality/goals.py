@@ -40,6 +40,8 @@ SHARE_OF_BASE_KID = 0.5
 STYLE_SHARE = 0.80
 LONG_KID = 0.10
 SHARE_OF_REAL_RECALL = 0.60
+BASE_STYLES = ("noto", "twemoji", "firefox")
+"""What the embedded base was trained on, as its card says and prompts name it."""
 _PURPOSE = "The goals of the embedded base, measured on the real example, in one table."
 _ALL = 1_000_000
 _BOOTSTRAPS = 2000
@@ -320,14 +322,6 @@ def draw_sheets(settings: Settings, folder: Path, styles: Sequence[str], out: Pa
     return places
 
 
-def base_styles() -> list[str]:
-    """The styles that the embedded base was trained on, as prompts name them."""
-    from genai_assets.datasets.sources.icon_sets import ICON_SETS
-    from genai_assets.diffusion.pretraining import PRETRAINING_SETS
-
-    return [ICON_SETS[name].style for name in PRETRAINING_SETS]
-
-
 def write_figures(rows: Sequence[Row], runs: Sequence[Measured], settings: Settings, out: Path) -> None:
     """``goals.md`` for pages, ``goals.json`` for programs."""
     durable.write_text(out / "goals.md", markdown(rows))
@@ -376,7 +370,7 @@ def run(asked: argparse.Namespace) -> None:
     with StageProgress(console) as progress:
         base = progress.stage("base_model", lambda: stages.base_model(settings))
         with console.status("Drawing the base's sheets …"):
-            drawn = draw_sheets(settings, base.path, base_styles(), out, "base")
+            drawn = draw_sheets(settings, base.path, BASE_STYLES, out, "base")
         if not asked.sheet_only:
             lengths: list[float] = sorted({asked.minutes, LONG_MINUTES} if asked.long else {asked.minutes})
             runs, models = measure(settings, progress, lengths, asked.seeds)

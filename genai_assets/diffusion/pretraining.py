@@ -1,4 +1,4 @@
-"""Making the embedded base model: a small denoiser trained from nothing on freely licensed icon styles.
+"""Making a base model: a small denoiser trained on freely licensed icon styles, from nothing or from another base.
 
 Belongs here: which styles, how they become a cache, the run, and the export of the winner. The house style that the
 example fine-tunes on must never be among the styles (in no variant: they share its shapes).
@@ -10,25 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from genai_assets import durable
 from genai_assets.artifacts import Artifact, ArtifactStore
-from genai_assets.diffusion.base_model import DIGESTS, PAPERS, TEXT_ENCODER_PACKAGE, new_pipeline
+from genai_assets.diffusion.base_model import DIGESTS, PAPERS, TEXT_ENCODER_PACKAGE, load_pipeline, new_pipeline
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.config import Augmentation, DenoiserConfig, TrainingConfig
 from genai_assets.diffusion.devices import choose_device, keep_freed_memory
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.learner import Learner
+from genai_assets.diffusion.recolouring import recoloured_ids, recoloured_reader
 from genai_assets.diffusion.training import StepReport, TrainingResult, train
-from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
+from genai_assets.diffusion.training_cache import PictureReader, TrainingCache, build_training_cache
 from genai_assets.settings import Settings
 
-PRETRAINING_SETS = ("noto", "twemoji", "fxemoji")
+PRETRAINING_SETS = ("noto", "twemoji", "fxemoji", "noto-v1", "emojione", "streamline-emojis")
 LEFT_OUT = ("flags",)
 """Categories that are not learnt: hundreds of detailed pictures, of a kind that house styles hardly have."""
+RECOLOURED = ("animals-nature", "food-drink", "travel-places", "objects", "activities")
+"""Categories whose things may be of any colour: pictures of them are learnt in four more, each named in its caption."""
 RESOLUTION = 64
 VALIDATION_SHARE = 0.015
-CODE_VERSION = "2"
+CODE_VERSION = "3"
+_COLOURS_EACH, _COLOUR_SEED = 4, "genai-pretraining-colours-1"
 
 
 def pretraining_config(steps: int, batch_size: int = 128) -> TrainingConfig:
@@ -42,10 +47,12 @@ def pretraining_config(steps: int, batch_size: int = 128) -> TrainingConfig:
         batch_size=batch_size,
         optimizer="muon",
         learning_rate=1.2e-3,
-        ema_decay=0.999,
+        warmup_steps=60,
+        decay_share=0.45,
+        ema_decay=0.998,
         augmentation=Augmentation(flip=0),
         class_balance=0.5,
-        level_mean=1.4,
+        level_mean=1.2,
         level_std=1.5,
         checkpoint_every=200,
         validate_every=200,
@@ -75,15 +82,16 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
     inputs = {"sources": dict(arrivals.digests), "code": CODE_VERSION}
     first = Batch(1, "pretraining")
     raw = artifacts.build("pretraining_data", inputs, lambda out: ingest(wanted, arrivals, out, batch=first))
-    rows = read_manifest(raw.file("manifest.parquet"))
-    held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
-    rows["split"] = np.where(held, "validation", "train")
 
     def make(out: Path) -> dict[str, Any]:
+        read = reader_of(store, max_pixels=settings.dataset.max_pixels, background=settings.dataset.paper)
+        rows = with_recoloured(read_manifest(raw.file("manifest.parquet")), read, resolution)
+        held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
+        rows["split"] = np.where(held, "validation", "train")
         pipeline = new_pipeline(DenoiserConfig(depth=1), resolution=resolution, seed=0)
         return build_training_cache(
             rows,
-            reader_of(store, max_pixels=settings.dataset.max_pixels, background=settings.dataset.paper),
+            recoloured_reader(read),
             family_of(pipeline),
             out,
             resolution=resolution,
@@ -101,26 +109,61 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
     return artifacts.build("pretraining_cache", inputs, make)
 
 
+def with_recoloured(rows: pd.DataFrame, read: PictureReader, resolution: int) -> pd.DataFrame:
+    """A manifest's rows and behind them those of recoloured pictures, for ``recoloured_reader(read)`` to read.
+
+    A recoloured picture is a variant, which is learnt from more seldom, and has no keywords: they may name the colour
+    that it had.
+
+    Args:
+        rows: as a manifest has them.
+        read: gives the picture of an id at a size.
+        resolution: pixels a side at which pictures are looked at.
+    """
+    plain = rows[rows["category"].isin(RECOLOURED) & ~rows["variant"]]
+    plain = plain.drop_duplicates("id").set_index("id")  # two styles, or two things, may share a picture
+    captions = dict(zip(plain.index.tolist(), plain["caption"], strict=True))
+    found = recoloured_ids(
+        captions, lambda record_id: read(record_id, (resolution, resolution)), _COLOURS_EACH, _COLOUR_SEED
+    )
+    made = pd.DataFrame(found, columns=["id", "of", "caption"])
+    changed = plain.loc[made["of"]].reset_index(drop=True).assign(id=made["id"], caption=made["caption"], variant=True)
+    changed["keywords"] = [[]] * len(changed)
+    return pd.concat((rows, changed), ignore_index=True)
+
+
 def pretrain(
     settings: Settings,
     denoiser: DenoiserConfig,
     config: TrainingConfig,
     *,
+    start: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
     compiled: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> tuple[Any, TrainingResult]:
-    """Train a denoiser from nothing, going on from the newest valid checkpoint in the home folder.
+    """Train a denoiser, going on from the newest valid checkpoint in the home folder.
 
-    ``compiled`` costs about two minutes at the start and more than doubles the speed on a CPU.
+    Args:
+        settings: where everything lies, and the resolution.
+        denoiser: its shape, when it is trained from nothing.
+        config: the run.
+        start: a complete pipeline folder to begin with, not from nothing; such runs have checkpoints of their own.
+        on_step: told after every step.
+        on_progress: told (stage, done, total) while the training cache is made.
+        compiled: costs about two minutes at the start and more than doubles the speed on a CPU.
+        stop: asked after every step; when true a checkpoint is written and training ends.
 
     Returns:
         tuple: the pipeline with the EMA weights, and the figures of the run.
     """
     keep_freed_memory()
     cache = TrainingCache.open(pretraining_cache(settings, on_progress=on_progress).path)
-    pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
+    if start is None:
+        pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
+    else:
+        pipeline = load_pipeline(start)
     family, device = family_of(pipeline), choose_device(settings.device)
     learnt, validation = cache.select("train"), cache.select("validation")
     result = train(
@@ -130,7 +173,9 @@ def pretrain(
         training_rows=learnt[~cache.rows["category"].iloc[learnt].isin(LEFT_OUT).to_numpy()],
         validation_rows=validation[:256],
         device=device,
-        checkpoints=CheckpointFolder(settings.paths.checkpoints / "pretraining"),
+        checkpoints=CheckpointFolder(
+            settings.paths.checkpoints / ("pretraining" if start is None else "pretraining-on")
+        ),
         on_step=on_step,
         learner=Learner(family, config, device, compiled="whole" if compiled else None),
         stop=stop,

@@ -1,0 +1,85 @@
+"""Making a base: what it learns from, and where it begins."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from genai_assets.diffusion import pretraining
+from genai_assets.diffusion.base_model import load_pipeline
+from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.pretraining import pretrain, pretraining_config, with_recoloured
+from genai_assets.diffusion.training_cache import build_training_cache
+from genai_assets.settings import Settings
+from genai_assets_tests.diffusion.drawings import drawn_picture
+
+RED = np.full((16, 16, 3), 255, dtype=np.uint8)
+RED[4:12, 4:12] = (220, 30, 30)
+
+
+def test_things_of_any_colour_are_learnt_in_four_more_named_in_their_captions():
+    rows = pd.DataFrame(
+        [
+            {"id": "cat", "caption": "cat", "category": "animals-nature", "variant": False},
+            {"id": "face", "caption": "grinning face", "category": "smileys-emotion", "variant": False},
+            {"id": "apple", "caption": "red apple", "category": "food-drink", "variant": False},
+            {"id": "hand", "caption": "hand with ball", "category": "activities", "variant": True},
+            {
+                "id": "cat",
+                "caption": "cat",
+                "category": "animals-nature",
+                "variant": False,
+            },  # the same in another style
+        ]
+    )
+    rows["keywords"] = [["fur"], [], [], [], []]
+    made = with_recoloured(rows, lambda record_id, size: RED, 16)
+    assert made.iloc[:5]["id"].tolist() == rows["id"].tolist()
+    new = made.iloc[5:]
+    assert len(new) == 4 == new["id"].nunique()
+    assert new["caption"].str.fullmatch(r"\w+ cat").all()
+    assert new["caption"].nunique() == 4
+    assert (new["category"] == "animals-nature").all()
+    assert new["variant"].all()
+    assert new["keywords"].tolist() == [[]] * 4
+
+
+@pytest.fixture
+def settings(rows, tiny_pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """With the drawn pictures in the place of thousands of icons."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    build_training_cache(
+        rows.assign(category=["objects"] * (len(rows) - 1) + ["flags"]),
+        lambda record_id, size: drawn_picture(record_id),
+        family_of(tiny_pipeline),
+        folder,
+        resolution=64,
+        prompt_template="{caption}, {style} style",
+    )
+    monkeypatch.setattr(pretraining, "pretraining_cache", lambda *_, **__: SimpleNamespace(path=folder))
+    return Settings(home=tmp_path / "home", device="cpu")
+
+
+def test_a_run_can_begin_with_another_base(settings, tiny_base):
+    config = pretraining_config(steps=2, batch_size=2).model_copy(update={"validate_every": 0})
+    pipeline, result = pretrain(settings, DenoiserConfig(), config, start=tiny_base, compiled=False)
+    assert result.steps == 2
+    before = load_pipeline(tiny_base).transformer.state_dict()
+    after = pipeline.transformer.state_dict()
+    moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    assert moved, "it learnt"
+    assert max((after[name] - before[name]).abs().max().item() for name in moved) < 0.02, "from there"
+
+
+def test_a_run_from_nothing_does_not_go_on_from_one_that_began_with_a_base(settings, tiny_base):
+    tiny = DenoiserConfig(hidden_size=64, depth=2, num_heads=2, axes_dim=(16, 16), bottleneck_size=16)
+    config = pretraining_config(steps=1, batch_size=2).model_copy(update={"validate_every": 0})
+    pretrain(settings, tiny, config, start=tiny_base, compiled=False)
+    pipeline, result = pretrain(settings, tiny, config, compiled=False)
+    assert result.steps == 1
+    assert len(pipeline.transformer.blocks) == 2
