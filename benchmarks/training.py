@@ -28,7 +28,7 @@ from genai_assets.diffusion.attention import training_attention
 from genai_assets.diffusion.batches import BatchSource
 from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import Augmentation, TrainingConfig
-from genai_assets.diffusion.devices import mixed_precision
+from genai_assets.diffusion.devices import keep_freed_memory, mixed_precision
 from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.families.stable_diffusion import StableDiffusion
 from genai_assets.diffusion.learner import Learner
@@ -257,6 +257,7 @@ def ratio(rates: dict[str, list[float]], peer: str) -> float:
 
 def main() -> None:
     """Measure and print the result as JSON."""
+    keep_freed_memory()  # as a training process does; it serves all
     config = TrainingConfig(
         steps=STEPS_A_TURN * (TURNS + 1),
         batch_size=BATCH,
