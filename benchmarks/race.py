@@ -119,27 +119,33 @@ class Outcome:
 def judge(ours: Sequence[Point], peer: Sequence[Point], untrained: float) -> Outcome:
     """Compare two curves that end at about the same CPU time.
 
-    Pictures of a model that has hardly been trained are grey noise, which has a smaller KID than the coloured blobs
-    that come next. So what counts is a KID that both of these lie above: the one where the slower side ended, at most
-    ``untrained``.
+    A model that has hardly been trained draws grey noise, which has a smaller KID than the coloured blobs that come
+    next: a KID above ``untrained`` is nothing to be reached.
 
     Raises:
         ValueError: a curve has no points.
     """
     if not ours or not peer:
         raise ValueError("each side of a race needs a point")
-    last, end = max(ours, key=_seconds), max(peer, key=_seconds)
+    if found := _way_to_end_of(peer, ours, untrained):
+        whole, reached, kid, bound = found
+        return Outcome(whole / reached, reached, whole, kid, bound)
+    if found := _way_to_end_of(ours, peer, untrained):
+        whole, reached, kid, bound = found
+        return Outcome(reached / whole, whole, reached, kid, bound)
+    return Outcome(None, max(map(_seconds, ours)), max(map(_seconds, peer)), untrained)
+
+
+def _way_to_end_of(
+    one: Sequence[Point], other: Sequence[Point], untrained: float
+) -> tuple[float, float, float, bool] | None:
+    """CPU seconds of one side, those of the other to the KID where the one ended, that KID, whether they only bound."""
+    end = max(one, key=_seconds)
     kid = min(end.kid, untrained)
-    reached = time_to_reach(ours, kid)
-    if reached is not None:
-        bound = end.kid > kid or min(ours, key=_seconds).seconds == reached
-        return Outcome(end.seconds / reached, reached, end.seconds, kid, bound)
-    kid = min(last.kid, untrained)
-    theirs = time_to_reach(peer, kid)
-    if theirs is not None:
-        bound = last.kid > kid or min(peer, key=_seconds).seconds == theirs
-        return Outcome(theirs / last.seconds, last.seconds, theirs, kid, bound)
-    return Outcome(None, last.seconds, end.seconds, untrained)
+    reached = time_to_reach(other, kid)
+    if reached is None:
+        return None
+    return end.seconds, reached, kid, end.kid > kid or min(map(_seconds, other)) == reached
 
 
 def _seconds(point: Point) -> float:

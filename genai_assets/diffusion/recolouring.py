@@ -82,11 +82,12 @@ def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
         saturation = np.ones_like(saturation)
     if part.sum() < _LEAST_RECOLOURED * drawn.sum():
         return None
-    shade = value - np.median(value[part])
+    middle = np.median(value[part])
+    shade = value - middle
     if colour in _WITHOUT_LIGHT:
         shades = new_value + shade / 2
     else:
-        shades = np.where(shade < 0, value * new_value / np.median(value[part]), new_value + shade * (1 - new_value))
+        shades = np.where(shade < 0, value * new_value / middle, new_value + shade * (1 - new_value))
     changed = _to_rgb(
         (new_hue + _HUE_KEPT * from_main) % 360,
         np.clip(saturation * new_saturation / np.median(saturation[part]), 0, 1),
