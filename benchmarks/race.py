@@ -231,7 +231,7 @@ class Racer:
         self.painter = family(make())
         self.painter.prepare_for_drawing(CPU, torch.bfloat16)
         self.parameters = sum(weight.numel() for weight in self.family.denoiser.parameters())
-        self.source = BatchSource(cache, self.family, rows, config)
+        self.source = self.new_source(cache, rows)
         self.step, self.seconds, self.wall_seconds = 0, 0.0, 0.0
         self.gradient_error = 0.0
 
@@ -253,6 +253,15 @@ class Racer:
         self.optimizer = build_optimizer(self.learner.parameters, config, self.learner.hidden_matrices)
         self.average = {name: value.detach().clone() for name, value in self.learner.parameters.items()}
 
+    def new_source(self, cache: TrainingCache, rows: np.ndarray) -> BatchSource:
+        """Where batches come from."""
+        return BatchSource(cache, self.family, rows, self.config)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self.config.learning_rate_at(self.step)
+
     def train_until(self, seconds: float) -> None:
         """Go on until so much CPU time has been spent on training in all."""
         cpu, wall, spent = time.process_time(), time.monotonic(), self.seconds
@@ -264,7 +273,7 @@ class Racer:
     def _step(self) -> None:
         """One step of ``training.train``, without its looking for faults."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.step)
+            group["lr"] = self.learning_rate
         batch = self.source.batch(self.step)
         with self.family.fast_attention(CPU):
             with mixed_precision(CPU):
@@ -278,11 +287,15 @@ class Racer:
             torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.config.ema_decay_at(self.step))
         self.step += 1
 
-    def draw(self, prompts: Sequence[str]) -> np.ndarray:
-        """Pictures by the EMA weights, uint8 [N, H, W, 3]: no guidance, few steps, the same noise every time."""
+    def use_average(self) -> None:
+        """Give the painter the EMA weights."""
         with torch.no_grad():
             for name, value in self.painter.denoiser.named_parameters():
                 value.copy_(self.average[f"denoiser.{name}"])
+
+    def draw(self, prompts: Sequence[str]) -> np.ndarray:
+        """Pictures by the EMA weights, uint8 [N, H, W, 3]: no guidance, few steps, the same noise every time."""
+        self.use_average()
         drawn: list[Image.Image] = []
         for start in range(0, len(prompts), _DRAWN_AT_ONCE):
             part = prompts[start : start + _DRAWN_AT_ONCE]
