@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,10 +21,12 @@ from typing import Any
 
 from genai_assets import durable
 
+_log = logging.getLogger(__name__)
+
 _RECEIPT = "artifact.json"
-_UNFINISHED, _RETIRED = ".partial", ".retired"
+_UNFINISHED, _RETIRED, _TURN = ".partial", ".retired", ".turn"
 _SECONDS_UNTIL_ABANDONED = 60
-"""Between being made and being marked as in use a folder is nobody's, for an instant."""
+"""Between being made and being marked as in use a folder or file is nobody's, for an instant."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ class ArtifactStore:
     ) -> Artifact:
         """Return the artifact made from ``inputs``, making it only when it is not there.
 
+        While another process makes the same, this one waits and takes what it made: a training is not done twice, and
+        its checkpoints have one writer.
+
         Args:
             kind: which stage; a folder name.
             inputs: everything the result depends on, as plain JSON values (versions, settings, code version).
@@ -115,6 +121,21 @@ class ArtifactStore:
             return found
         home = self.root / kind
         home.mkdir(parents=True, exist_ok=True)
+        with _in_turn(home / f".{fingerprint}{_TURN}", f"{kind}/{fingerprint}") as waited:
+            if waited and not fresh and (found := self._read(kind, fingerprint, reused=True)):
+                return found
+            return self._make(kind, fingerprint, inputs, make, fresh=fresh)
+
+    def _make(
+        self,
+        kind: str,
+        fingerprint: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path], Mapping[str, Any]],
+        *,
+        fresh: bool,
+    ) -> Artifact:
+        home = self.root / kind
         _remove_abandoned(home)
         workplace = Path(tempfile.mkdtemp(dir=home, prefix=f".{fingerprint}.", suffix=_UNFINISHED))
         try:
@@ -186,6 +207,28 @@ class ArtifactStore:
 
 
 @contextlib.contextmanager
+def _in_turn(place: Path, name: str) -> Iterator[bool]:
+    """Entered by one process at a time; the others wait, and are told whether they had to.
+
+    It saves work and guards nothing: ``place`` goes when its holder is done, whoever waits for it, and two may then
+    come in at once. What they publish is whole all the same.
+    """
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        waited = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            _log.warning("another process is making %s: waiting for it", name)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield waited
+    finally:
+        place.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
     """While entered, a folder is marked as worked on. The mark is a lock, which goes when its process dies."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -197,15 +240,15 @@ def _in_use(folder: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(home: Path) -> None:
-    """Remove what killed processes left unfinished; folders that are worked on stay."""
-    for folder in (*home.glob(f".*{_UNFINISHED}"), *home.glob(f".*{_RETIRED}")):
+    """Remove what killed processes left unfinished; what is worked on stays."""
+    for left in (*home.glob(f".*{_UNFINISHED}"), *home.glob(f".*{_RETIRED}"), *home.glob(f".*{_TURN}")):
         with contextlib.suppress(OSError):  # another process may be removing it, or own it: then it is not ours to mend
-            if time.time() - folder.stat().st_mtime < _SECONDS_UNTIL_ABANDONED:
+            if time.time() - left.stat().st_mtime < _SECONDS_UNTIL_ABANDONED:
                 continue
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = os.open(left, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                left.unlink() if left.suffix == _TURN else shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(descriptor)
 

@@ -1,10 +1,12 @@
 """Artifacts are complete or absent, built once, and tell when they were changed."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_is_worked_on
         assert ready.wait(60)
         monkeypatch.setattr(artifacts, "_SECONDS_UNTIL_ABANDONED", 0)
         made = store.build("splits", INPUTS, write())
-        assert len(names(store.root / "splits")) == 2, "the other is alive, and at work"
+        assert len(names(store.root / "splits")) == 3, "the other is alive, and at work; it has its turn"
     finally:
         process.kill()
         process.join()
@@ -216,11 +218,17 @@ def test_others_may_read_what_a_stage_wrote_privately(store):
     assert modes == {made.fingerprint: 0o755, "sub": 0o755, "weights": 0o644, "artifact.json": 0o644}
 
 
+@contextlib.contextmanager
+def no_turns(place: Path, name: str):
+    yield False
+
+
 def build_at_once(root: Path, name: str, fresh: bool, start, answers) -> None:
     def make(out: Path) -> dict[str, object]:
         start.wait(30)  # all are past looking whether it is there
         return write(name)(out)
 
+    artifacts._in_turn = no_turns
     try:
         made = ArtifactStore(root).build("splits", INPUTS, make, fresh=fresh)
         made.verify() if not fresh else None
@@ -229,8 +237,42 @@ def build_at_once(root: Path, name: str, fresh: bool, start, answers) -> None:
         answers.put((None, None, repr(error)))
 
 
+def build_slowly(root: Path, started, go_on) -> None:
+    def make(out: Path) -> dict[str, object]:
+        started.set()
+        go_on.wait(30)
+        return write("slow")(out)
+
+    ArtifactStore(root).build("model", INPUTS, make)
+
+
+def test_what_another_process_is_making_is_waited_for_and_taken(store, caplog):
+    context = multiprocessing.get_context("spawn")
+    started, go_on = context.Event(), context.Event()
+    process = context.Process(target=build_slowly, args=(store.root, started, go_on))
+    process.start()
+    assert started.wait(30)
+    threading.Timer(0.3, go_on.set).start()
+    made = store.build("model", INPUTS, refuse)
+    process.join()
+    assert made.reused and made.summary == {"letters": 4}
+    assert f"another process is making model/{made.fingerprint}: waiting for it" in caplog.text
+    assert names(store.root / "model") == [made.fingerprint]
+
+
+def test_when_the_other_process_is_killed_the_one_that_waits_makes_it(store):
+    context = multiprocessing.get_context("spawn")
+    started, go_on = context.Event(), context.Event()
+    process = context.Process(target=build_slowly, args=(store.root, started, go_on))
+    process.start()
+    assert started.wait(30)
+    threading.Timer(0.3, process.kill).start()
+    assert store.build("model", INPUTS, write("own")).summary == {"letters": 3}
+    process.join()
+
+
 @pytest.mark.parametrize("fresh", [False, True])
-def test_processes_that_build_the_same_at_once_leave_one_complete_artifact(store, fresh):
+def test_processes_that_come_in_at_once_leave_one_complete_artifact(store, fresh):
     context = multiprocessing.get_context("spawn")
     start, answers = context.Barrier(3), context.Queue()
     arguments = [(store.root, f"content {number}", fresh, start, answers) for number in range(3)]
@@ -250,7 +292,9 @@ def test_processes_that_build_the_same_at_once_leave_one_complete_artifact(store
         assert {version for version, _, _ in said} == {found.data_version}, "the first to finish stays"
 
 
-def test_one_that_was_built_meanwhile_is_kept_because_it_may_be_in_use(store):
+def test_one_that_was_built_meanwhile_is_kept_because_it_may_be_in_use(store, monkeypatch):
+    monkeypatch.setattr(artifacts, "_in_turn", no_turns)
+
     def make(out: Path) -> dict[str, object]:
         store.build("splits", INPUTS, write("first"))
         return write("second")(out)
