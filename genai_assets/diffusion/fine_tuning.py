@@ -20,7 +20,7 @@ from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.sampling import Drawer
-from genai_assets.diffusion.training import StepReport, train
+from genai_assets.diffusion.training import StepReport, begun_config, train
 from genai_assets.diffusion.training_cache import PRIOR_SPLIT, TrainingCache
 from genai_assets.settings import FineTuneSettings, SamplingSettings
 
@@ -107,9 +107,7 @@ def fine_tune(
         )
     shown = np.concatenate((rows, cache.select(PRIOR_SPLIT)))
     state = CheckpointFolder(checkpoints, keep=settings.checkpoints_kept)
-    found = state.newest_valid()
-    begun = TrainingConfig.model_validate(found[2]["config"]) if found else None
-    del found  # every tensor of the run: not to be held while it goes on
+    begun = begun_config(state)
     config = begun or training_config(settings, 1)
     # Buckets of several shapes would each be compiled for.
     one_shape = len(cache.codes) == 1

@@ -115,6 +115,12 @@ class _Facts:
     ended: bool = False
 
 
+def begun_config(checkpoints: CheckpointFolder) -> TrainingConfig | None:
+    """The config of the run whose valid checkpoint is there, which goes on with it; None when none was begun."""
+    found = checkpoints.newest_valid()
+    return TrainingConfig.model_validate(found[2]["config"]) if found else None
+
+
 def train(
     family: Family,
     cache: TrainingCache,

@@ -34,7 +34,7 @@ from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.fine_tuning import LORA_FOLDER
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.sampling import Drawer
-from genai_assets.diffusion.training import StepReport, train
+from genai_assets.diffusion.training import StepReport, begun_config, train
 from genai_assets.diffusion.training_cache import TrainingCache
 from genai_assets.settings import DistillationSettings, SamplingSettings
 
@@ -126,9 +126,7 @@ def distil(
     family = require_flow(family_of(load_pipeline(teacher)))
     family.pipeline.scheduler = few_step_noise_scheduler(family, settings.drawing_steps, clean_shape(cache))
     state = CheckpointFolder(checkpoints / "state")
-    found = state.newest_valid()
-    begun = TrainingConfig.model_validate(found[2]["config"]) if found else None
-    del found  # every tensor of the run: not to be held while it goes on
+    begun = begun_config(state)
     config = begun or training_config(settings, 1)
     minutes = (settings.max_minutes or np.inf) * (1 - _DRAWING_SHARE)
     compiled = way_to_compile(where, minutes=minutes, steps=settings.max_steps or None)
