@@ -255,6 +255,17 @@ def smoke_test(bento: BentoInfo | Path, settings: Settings, prompt: str, timeout
     return SmokeResult(round(latency_ms, 1), durable.digest_bytes(png), width, height, answer.model_version, png)
 
 
+def code_version() -> str:
+    """Digest (16 hexadecimal digits) of all that goes into a Bento beside its models: code, page, packages' versions.
+
+    Raises:
+        PackagingError: this is no checkout of the project.
+    """
+    with tempfile.TemporaryDirectory(prefix="code-") as folder:
+        _stage(Path(folder))
+        return durable.digest_json(durable.digest_tree(Path(folder)))[:16]
+
+
 def _stage(context: Path) -> None:
     """Fill a folder with exactly what goes into the Bento, so that nothing else of a checkout can slip in."""
     import yaml

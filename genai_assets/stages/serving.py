@@ -16,11 +16,7 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
         PackagingError: BentoML refused to build.
         ServiceFailed: the service did not start, or did not draw.
     """
-    from genai_assets import durable
-    from genai_assets.serving.packaging import build_bento, smoke_test
-
-    package = Path(__file__).parents[1]
-    code = {path.relative_to(package).as_posix(): durable.digest_file(path) for path in package.rglob("*.py")}
+    from genai_assets.serving.packaging import build_bento, code_version, smoke_test
 
     def make(out: Path) -> dict[str, Any]:
         facts = champion.summary
@@ -46,7 +42,7 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
             "bento_service",
             model=champion.summary["model_version"],
             few_steps=champion.summary[FEW_STEPS],
-            package=durable.digest_json(code)[:16],
+            package=code_version(),
             sampling=settings.sampling.model_dump(mode="json"),
         ),
         make,

@@ -12,8 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from genai_assets import stages
+from genai_assets.artifacts import Artifact
+from genai_assets.serving import packaging
 from genai_assets.serving.client import ServiceClient, ServiceError
-from genai_assets.serving.packaging import ServiceFailed, build_bento, running_service, smoke_test
+from genai_assets.serving.packaging import (
+    BentoInfo,
+    ServiceFailed,
+    SmokeResult,
+    build_bento,
+    running_service,
+    smoke_test,
+)
 from genai_assets.serving.request_log import RequestLog
 from genai_assets_tests.serving.tiny_service import STUDENT, VERSION, make_settings
 
@@ -53,6 +63,43 @@ def test_a_bento_brings_the_student_of_its_model(model_folder: Path, student_fol
     with running_service(both, settings) as url, ServiceClient(url) as client:
         assert client.generate("a slice of pizza", quality="low").model_version == STUDENT
         assert client.generate("a slice of pizza").model_version == VERSION
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch) -> Path:
+    """A checkout whose code may be changed."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(packaging._PACKAGE, checkout / "genai_assets", ignore=shutil.ignore_patterns("embedded_base"))
+    for name in ("bentofile.yaml", "constraints.txt"):
+        shutil.copy(ROOT / name, checkout / name)
+    monkeypatch.setattr(packaging, "_PACKAGE", checkout / "genai_assets")
+    return checkout
+
+
+@pytest.mark.parametrize("changed", ["genai_assets/serving/service.py", "genai_assets/ui/page.html", "constraints.txt"])
+def test_the_service_is_packed_anew_when_what_goes_into_it_has_changed(
+    model_folder: Path, own_code: Path, tmp_path: Path, monkeypatch, changed: str
+):
+    built: list[str] = []
+
+    def build(*_given: object) -> BentoInfo:
+        built.append(packaging.code_version())
+        return BentoInfo("service:1", tmp_path, 1, VERSION)
+
+    monkeypatch.setattr(packaging, "build_bento", build)
+    monkeypatch.setattr(packaging, "smoke_test", lambda *_given: SmokeResult(1.0, "", 64, 64, VERSION, b"png"))
+    settings, facts = make_settings(tmp_path), {"path": str(model_folder), "model_version": VERSION, "few_steps": None}
+    champion = Artifact("champion_model", "f" * 16, "0" * 16, model_folder, facts)
+    for times in (1, 1):
+        stages.bento_service(settings, champion)
+        assert len(built) == times
+    text = (own_code / changed).read_text()
+    (own_code / changed).write_text(
+        text.replace("torch==", "torch==9.") if changed.endswith(".txt") else text + "\n#\n"
+    )
+    shutil.rmtree(own_code / "genai_assets" / "__pycache__", ignore_errors=True)  # compiled code is no change
+    stages.bento_service(settings, champion)
+    assert len(built) == len(set(built)) == 2
 
 
 def test_another_model_under_the_same_version_is_refused(model_folder: Path, tmp_path: Path):
