@@ -142,6 +142,7 @@ def test_what_was_found_is_told_from_the_smallest_kid_and_drawn_in_that_order(ca
     results = alternatives.found(tmp_path)
     assert [result["name"] for result in results] == ["deep", "default", "wide"]
     assert alternatives.cells(results[0])[-2:] == ["0.400 ± 0.010", "25%"]
+    assert alternatives.markdown(results).splitlines()[2].startswith("| deep |  | 18.0 M | 3 |")
     alternatives.draw_sheet(results, tmp_path, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 0
 

@@ -518,23 +518,31 @@ def found(out: Path) -> list[dict[str, Any]]:
     return sorted(results, key=lambda result: result["points"][-1]["kid"])
 
 
-COLUMNS = ("", "what", "parameters", "steps", "loss", "KID, a third", "two thirds", "the end", "own picture first")
+COLUMNS = ("", "steps", "loss", "KID, a third", "two thirds", "the end", "own first")
 
 
 def cells(result: Mapping[str, Any]) -> list[str]:
-    """What the table says of one."""
+    """What the table says of one; the last is how often a picture is likest to the real one of its own prompt."""
     points = result["points"]
     kids = [f"{point['kid']:.3f}" for point in points]
     kids[-1] += f" ± {points[-1]['error']:.3f}"
     return [
         result["name"],
-        result["what"],
-        f"{result['parameters'] / 1e6:.1f} M",
         f"{points[-1]['steps']:,}",
         f"{result['validation_loss']:.3f}",
         *kids,
         f"{points[-1]['own_first']:.0%}",
     ]
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """For a page of the docs: the table, and what each alternative is."""
+    lines = ["| " + " | ".join((COLUMNS[0], "what", "parameters", *COLUMNS[1:])) + " |"]
+    lines += ["|---" * (len(COLUMNS) + 2) + "|"]
+    for result in results:
+        name, *figures = cells(result)
+        lines.append("| " + " | ".join((name, result["what"], f"{result['parameters'] / 1e6:.1f} M", *figures)) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def draw_sheet(results: Sequence[Mapping[str, Any]], out: Path, path: Path) -> None:
@@ -575,7 +583,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table.add_row(*cells(result))
     console.print(table)
     draw_sheet(results, out, out / "sheet.png")
-    say(console, f"Look at {out / 'sheet.png'}")
+    durable.write_text(out / "table.md", markdown(results))
+    say(console, f"The table as Markdown: {out / 'table.md'}. Look at {out / 'sheet.png'}")
     return 0
 
 

@@ -7,8 +7,10 @@ Belongs here: which captions can take a word for a colour, and what is done to t
 tells of are ``augmentation``; which pictures are learnt from is ``pretraining``.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -50,24 +52,33 @@ def takes_a_colour(caption: str) -> bool:
     return not _SAYS_A_COLOUR.search(caption)
 
 
-def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
-    """A picture with its main colour changed to another; outlines, small parts and the paper around stay.
+@dataclass(frozen=True)
+class MainColour:
+    """Where a picture has its main colour, and what else its pixels are.
 
-    The main colour is that of most of the colourful pixels; where few are, all that is neither outline nor paper is
-    recoloured. Hues near the main one keep part of their distance to it, so that a drawing keeps its shades.
+    Attributes:
+        part: the pixels that have it, bool [H, W].
+        from_main: distance of each hue to the main one, degrees; 0 when few pixels are colourful.
+        saturation, value: of each pixel, 0 to 1; saturation is 1 everywhere when few pixels are colourful.
+    """
+
+    part: np.ndarray
+    from_main: np.ndarray
+    saturation: np.ndarray
+    value: np.ndarray
+
+
+def main_colour(picture: np.ndarray) -> MainColour | None:
+    """What of a picture can be recoloured.
+
+    The main colour is that of most of the colourful pixels; where few are, all that is neither outline nor paper.
 
     Args:
         picture: uint8 [H, W, 3] RGB, a thing on white paper.
-        colour: one of ``COLOURS``.
 
     Returns:
-        np.ndarray | None: uint8 [H, W, 3]; None when there is no main colour: hardly anything is drawn, or in many
-        colours.
-
-    Raises:
-        KeyError: the colour is not known.
+        MainColour | None: None when there is none: hardly anything is drawn, or in many colours.
     """
-    new_hue, new_saturation, new_value = COLOURS[colour]
     hue, saturation, value = _to_hsv(picture)
     drawn = ~_paper_around(picture)
     if drawn.mean() < _LEAST_DRAWN:
@@ -82,6 +93,27 @@ def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
         saturation = np.ones_like(saturation)
     if part.sum() < _LEAST_RECOLOURED * drawn.sum():
         return None
+    return MainColour(part, from_main, saturation, value)
+
+
+def recolour(picture: np.ndarray, found: MainColour, colour: str) -> np.ndarray:
+    """A picture with its main colour changed to another; outlines, small parts and the paper around stay.
+
+    Hues near the main one keep part of their distance to it, so that a drawing keeps its shades.
+
+    Args:
+        picture: uint8 [H, W, 3] RGB.
+        found: its main colour.
+        colour: one of ``COLOURS``.
+
+    Returns:
+        np.ndarray: uint8 [H, W, 3].
+
+    Raises:
+        KeyError: the colour is not known.
+    """
+    new_hue, new_saturation, new_value = COLOURS[colour]
+    part, value = found.part, found.value
     middle = np.median(value[part])
     shade = value - middle
     if colour in _WITHOUT_LIGHT:
@@ -89,8 +121,8 @@ def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
     else:
         shades = np.where(shade < 0, value * new_value / middle, new_value + shade * (1 - new_value))
     changed = _to_rgb(
-        (new_hue + _HUE_KEPT * from_main) % 360,
-        np.clip(saturation * new_saturation / np.median(saturation[part]), 0, 1),
+        (new_hue + _HUE_KEPT * found.from_main) % 360,
+        np.clip(found.saturation * new_saturation / np.median(found.saturation[part]), 0, 1),
         np.clip(shades, 0.02, 1),
     )
     return np.where(part[..., None], changed, picture)
@@ -114,25 +146,27 @@ def recoloured_ids(
     for record_id, caption in captions.items():
         if not takes_a_colour(caption):
             continue
-        picture = read(record_id)
+        if main_colour(read(record_id)) is None:
+            continue
         order = sorted(COLOURS, key=lambda colour: durable.digest_json([seed, record_id, colour]))
         for colour in order[:each]:
-            if recolour(picture, colour) is not None:
-                yield f"{record_id}{_MARK}{colour}", record_id, f"{colour} {caption}"
+            yield f"{record_id}{_MARK}{colour}", record_id, f"{colour} {caption}"
 
 
 def recoloured_reader(otherwise: PictureReader) -> PictureReader:
     """Reads the pictures of :func:`recoloured_ids`, and every other one as ``otherwise`` does."""
 
+    @functools.lru_cache(maxsize=1)  # a picture's colours are read one after the other
+    def look(plain: str, size: tuple[int, int]) -> tuple[np.ndarray, MainColour]:
+        picture = otherwise(plain, size)
+        found = main_colour(picture)
+        if found is None:
+            raise ValueError(f"the picture {plain} cannot be recoloured at {size}: it has no main colour")
+        return picture, found
+
     def read(record_id: str, size: tuple[int, int]) -> np.ndarray:
         plain, _, colour = record_id.partition(_MARK)
-        picture = otherwise(plain, size)
-        if not colour:
-            return picture
-        changed = recolour(picture, colour)
-        if changed is None:
-            raise ValueError(f"the picture {plain} cannot be made {colour} at {size}: it has no main colour")
-        return changed
+        return recolour(*look(plain, size), colour) if colour else otherwise(plain, size)
 
     return read
 

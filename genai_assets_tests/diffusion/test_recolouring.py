@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from genai_assets.diffusion.recolouring import (
     COLOURS,
+    main_colour,
     recolour,
     recoloured_ids,
     recoloured_reader,
@@ -27,6 +28,12 @@ def thing(fill: str, outline: str = "#222222") -> np.ndarray:
     return np.asarray(image)
 
 
+def recoloured(picture: np.ndarray, colour: str) -> np.ndarray:
+    found = main_colour(picture)
+    assert found is not None
+    return recolour(picture, found, colour)
+
+
 MAIN, OUTLINE, SPOT, PART, PAPER = (16, 32), (32, 7), (28, 28), (38, 38), (2, 2)
 
 
@@ -36,8 +43,7 @@ def at(picture: np.ndarray, place: tuple[int, int]) -> tuple[int, ...]:
 
 def test_a_red_thing_becomes_green_and_nothing_else_of_it_changes():
     before = thing("#e02020")
-    after = recolour(before, "green")
-    assert after is not None
+    after = recoloured(before, "green")
     red, green, blue = at(after, MAIN)
     assert green > 120 > max(red, blue)
     for place in (OUTLINE, SPOT, PART, PAPER):
@@ -46,8 +52,7 @@ def test_a_red_thing_becomes_green_and_nothing_else_of_it_changes():
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_the_new_colour_is_the_one_that_was_asked_for(colour):
-    after = recolour(thing("#30a030"), colour)
-    assert after is not None
+    after = recoloured(thing("#30a030"), colour)
     hue, saturation, value = at(np.asarray(Image.fromarray(after).convert("HSV")), MAIN)
     wanted_hue, wanted_saturation, wanted_value = COLOURS[colour]
     assert abs(saturation / 255 - wanted_saturation) < 0.1
@@ -57,16 +62,14 @@ def test_the_new_colour_is_the_one_that_was_asked_for(colour):
 
 
 def test_a_grey_thing_is_recoloured_whole():
-    after = recolour(thing("#a8a8a8"), "purple")
-    assert after is not None
+    after = recoloured(thing("#a8a8a8"), "purple")
     red, green, blue = at(after, MAIN)
     assert blue > red > green + 30
     assert at(after, PAPER) == (255, 255, 255)
 
 
 def test_a_white_thing_is_told_from_the_paper_around_it():
-    after = recolour(thing("#ffffff"), "blue")
-    assert after is not None
+    after = recoloured(thing("#ffffff"), "blue")
     assert at(after, MAIN) != (255, 255, 255)
     assert at(after, PAPER) == (255, 255, 255)
 
@@ -75,8 +78,7 @@ def test_shades_of_the_main_colour_stay_apart():
     before = thing("#e02020")
     before = before.copy()
     before[10:20, 25:40] = (150, 15, 15)
-    after = recolour(before, "blue")
-    assert after is not None
+    after = recoloured(before, "blue")
     assert sum(at(after, (30, 15))) < sum(at(after, MAIN)) - 60
 
 
@@ -84,21 +86,22 @@ def test_what_has_no_main_colour_is_left_out():
     many = np.asarray(Image.new("RGB", (SIDE, SIDE), "white")).copy()
     for number, row in enumerate(range(0, SIDE, 8)):
         many[row : row + 8] = Image.new("HSV", (1, 1), (number * 32, 255, 220)).convert("RGB").getpixel((0, 0))
-    assert recolour(many, "red") is None
-    assert recolour(np.full((SIDE, SIDE, 3), 255, dtype=np.uint8), "red") is None
+    assert main_colour(many) is None
+    assert main_colour(np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)) is None
 
 
 def test_a_colour_that_is_not_known_is_an_error():
     with pytest.raises(KeyError, match="mauve"):
-        recolour(thing("#e02020"), "mauve")
+        recoloured(thing("#e02020"), "mauve")
 
 
 @given(seed=st.integers(0, 2**32 - 1), colour=st.sampled_from(sorted(COLOURS)))
 def test_any_picture_keeps_its_shape_and_its_paper(seed, colour):
     picture = np.random.default_rng(seed).integers(0, 256, size=(16, 16, 3), dtype=np.uint8)
     picture[:3] = 255
-    after = recolour(picture, colour)
-    if after is not None:
+    found = main_colour(picture)
+    if found is not None:
+        after = recolour(picture, found, colour)
         assert (after.shape, after.dtype) == (picture.shape, np.uint8)
         assert (after[:3] == 255).all()
 
@@ -127,12 +130,23 @@ def test_recoloured_pictures_are_listed_with_their_captions_and_read_by_their_id
     read = recoloured_reader(lambda record_id, size: pictures[record_id])
     assert read("a", (SIDE, SIDE)) is pictures["a"]
     for record_id, own, caption in listed:
-        wanted = recolour(pictures[own], caption.split()[0])
-        assert wanted is not None
-        assert (read(record_id, (SIDE, SIDE)) == wanted).all()
+        assert (read(record_id, (SIDE, SIDE)) == recoloured(pictures[own], caption.split()[0])).all()
+
+
+def test_the_colours_of_a_picture_are_read_from_one_look_at_it():
+    looked: list[str] = []
+
+    def otherwise(record_id: str, size: tuple[int, int]) -> np.ndarray:
+        looked.append(record_id)
+        return thing("#e02020")
+
+    read = recoloured_reader(otherwise)
+    pictures = [read(f"a#{colour}", (SIDE, SIDE)) for colour in ("blue", "green", "pink")]
+    assert looked == ["a"]
+    assert len({picture.tobytes() for picture in pictures}) == 3
 
 
 def test_reading_a_recoloured_picture_that_was_never_listed_is_a_clear_error():
     read = recoloured_reader(lambda record_id, size: np.full((SIDE, SIDE, 3), 255, dtype=np.uint8))
-    with pytest.raises(ValueError, match="the picture empty cannot be made red"):
+    with pytest.raises(ValueError, match="the picture empty cannot be recoloured"):
         read("empty#red", (SIDE, SIDE))
