@@ -1,6 +1,6 @@
 # `make` alone lists what there is. Everything happens in .venv and below the home folder (GENAI_HOME, default .genai).
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 # Test processes; each keeps to one thread, or they would fight for the cores.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || sysctl -n hw.logicalcpu); echo $$(( n < 4 ? n : 4 )))
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
