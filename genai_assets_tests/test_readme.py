@@ -52,6 +52,7 @@ REGISTRIES = [
 # Too dear to run here (the whole graph, drawing, servers) or run by other tests; parsed only.
 NOT_RUN = (
     "make",
+    "source .venv/bin/activate",
     ".venv/bin/python -m",
     "genai demo",
     "genai prepare",
