@@ -58,7 +58,9 @@ class DatasetSettings(_Section):
     house_style: str = Field(
         default="fluent", description="The style to learn; a folder's pictures are given this style."
     )
-    icon_sets: tuple[str, ...] = ("noto", "twemoji", "fluent-emoji-3d")
+    icon_sets: tuple[str, ...] | None = Field(
+        default=None, description="Which icon sets to read; not set: the example's, when there is no other source."
+    )
     sources: tuple[dict[str, Any], ...] = Field(
         default=(), description="Further sources, each a table with its kind and that kind's options."
     )

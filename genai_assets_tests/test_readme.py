@@ -424,8 +424,9 @@ def range_in_words(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         words = [f'`"{kind}"`' for kind in kinds]
         return f"{', '.join(words[:-1])} or {words[-1]}"
-    if get_origin(field.annotation) is tuple:
-        [of] = {get_origin(kind) or kind for kind in get_args(field.annotation) if kind is not Ellipsis}
+    of_tuple = next((kind for kind in (field.annotation, *kinds) if get_origin(kind) is tuple), None)
+    if of_tuple is not None:
+        [of] = {get_origin(kind) or kind for kind in get_args(of_tuple) if kind is not Ellipsis}
         if of is dict or (isinstance(of, type) and issubclass(of, BaseModel)):
             return "list of tables"
         return "list of paths" if of is Path else "list of texts"

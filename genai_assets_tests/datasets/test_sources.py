@@ -1,9 +1,11 @@
 """Which sources the settings ask for, and closed batches coming back as data."""
 
+import os
 from datetime import UTC, datetime
 
 import pytest
 
+from genai_assets.child_process import environment_of
 from genai_assets.datasets import records
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.datasets.records import Record
@@ -63,6 +65,18 @@ def test_the_icon_sets_are_the_default_and_a_folder_or_any_table_takes_their_pla
         "folder:yours",
         *OWN,
     ]
+
+
+@pytest.mark.parametrize("asked", [{}, {"folder": "mine"}, {"folder": "mine", "icon_sets": ("noto",)}])
+def test_a_program_that_is_started_with_these_settings_has_the_same_sources(tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(tmp_path, **asked)
+    for name in [name for name in os.environ if name.startswith("GENAI_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+    assert names(Settings()) == names(settings)
 
 
 def test_icon_sets_that_are_set_come_beside_a_folder(tmp_path):

@@ -23,6 +23,9 @@ from genai_assets.settings import Settings
 ENTRY_POINTS = "genai_assets.sources"
 """The group of entry points; each names a class as of :class:`~genai_assets.datasets.sources.source.SourceKind`."""
 
+EXAMPLE_SETS = ("noto", "twemoji", "fluent-emoji-3d")
+"""Read when nothing else is asked for: two styles that the embedded base knows, and the house style of the example."""
+
 _ICON_SET = "icon-set"
 
 
@@ -34,8 +37,8 @@ def source_kinds() -> dict[str, EntryPoint]:
 def sources_from(settings: Settings) -> list[DatasetSource]:
     """The sources that the settings ask for, each with a name of its own; nothing is read yet.
 
-    A folder or a table of ``dataset.sources`` takes the place of the icon sets, unless ``dataset.icon_sets`` is set,
-    too. What our own models drew comes last: feedback, and synthetic pictures.
+    Without a folder, a table of ``dataset.sources`` and ``dataset.icon_sets`` they are the example's icon sets. What
+    our own models drew comes last: feedback, and synthetic pictures.
 
     Raises:
         ValueError: an unknown kind, option or icon set, or two sources of one name.
@@ -45,9 +48,9 @@ def sources_from(settings: Settings) -> list[DatasetSource]:
     if dataset.folder is not None:
         sources.append(PictureFolderSource(dataset.folder, dataset.house_style, dataset.folder_licence))
     sources += [_open(number, table, settings) for number, table in enumerate(dataset.sources, start=1)]
-    if not sources or "icon_sets" in dataset.model_fields_set:
-        names = dict.fromkeys(dataset.icon_sets)
-        sources += [IconSetSource(name, paths.packages, offline=dataset.offline) for name in names]
+    otherwise = () if sources else EXAMPLE_SETS
+    names = dict.fromkeys(otherwise if dataset.icon_sets is None else dataset.icon_sets)
+    sources += [IconSetSource(name, paths.packages, offline=dataset.offline) for name in names]
     drawn = PictureStore(paths.drawn)
     sources += [
         ClosedBatchesSource(FEEDBACK_SOURCE, paths.feedback_batches, drawn),
