@@ -210,22 +210,36 @@ class ArtifactStore:
 def _in_turn(place: Path, name: str) -> Iterator[bool]:
     """Entered by one process at a time; the others wait, and are told whether they had to.
 
-    It saves work and guards nothing: ``place`` goes when its holder is done, whoever waits for it, and two may then
-    come in at once. What they publish is whole all the same.
+    The turn is a lock on the file ``place``, which goes when its process dies. The file itself goes with each turn, so
+    who gets the lock of a file that is gone asks again for that of the one that is there.
     """
-    descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        waited = False
+    waited = False
+    while True:
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = True
-            _log.warning("another process is making %s: waiting for it", name)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield waited
-    finally:
-        place.unlink(missing_ok=True)
-        os.close(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waited:
+                    _log.warning("another process is making %s: waiting for it", name)
+                waited = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, place):
+                try:
+                    yield waited
+                finally:
+                    place.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, place: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), place.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -271,6 +271,37 @@ def test_when_the_other_process_is_killed_the_one_that_waits_makes_it(store):
     process.join()
 
 
+def build_alone(root: Path, at_work: Path, answers) -> None:
+    """What is built fails; ``answers`` gets how many were at work at once."""
+
+    def make(out: Path) -> dict[str, object]:
+        with contextlib.ExitStack() as done:
+            own = at_work / str(os.getpid())
+            own.touch()
+            done.callback(own.unlink)
+            time.sleep(0.05)
+            answers.put(len(list(at_work.iterdir())))
+            raise ValueError("fails, so that the next one begins anew")
+
+    for _ in range(4):
+        with contextlib.suppress(ValueError):
+            ArtifactStore(root).build("model", INPUTS, make)
+
+
+def test_one_is_at_work_at_a_time_even_when_each_of_them_fails_and_others_come(store, tmp_path):
+    at_work = tmp_path / "at_work"
+    at_work.mkdir()
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    processes = [context.Process(target=build_alone, args=(store.root, at_work, answers)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert [answers.get(timeout=60) for _ in range(12)] == [1] * 12
+    for process in processes:
+        process.join()
+    assert names(store.root / "model") == []
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_processes_that_come_in_at_once_leave_one_complete_artifact(store, fresh):
     context = multiprocessing.get_context("spawn")
