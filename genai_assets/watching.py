@@ -56,7 +56,10 @@ def new_data(settings: Settings) -> Arrived:
     if not changed and not released:
         return Arrived()
     what = [*changed, *(f"category {category} was released" for category in released)]
-    key = durable.digest_json({"sources": now, "released": sorted(released_categories(settings.paths))})
+    # From where to where: sources that go back to an earlier state and come again are news again.
+    key = durable.digest_json(
+        {"from": raw.fingerprint, "sources": now, "released": sorted(released_categories(settings.paths))}
+    )
     reason = Reason("new_data", key, f"new data: {', '.join(what)}")
     return Arrived((reason,), arrivals.batch_name(stages.next_batch_number(raw)) if now != then else "")
 

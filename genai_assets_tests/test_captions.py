@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai_assets.datasets.captions import prompt_variants, refuse_template, shuffled_tags, tags
+from genai_assets.datasets.captions import prompt_variants, refuse_template, shuffled_tags, tags, without_style
 from genai_assets.diffusion.training_cache import _number_prompts
 
 TEMPLATE = "{caption}, {style} style"
@@ -211,3 +211,43 @@ def test_the_training_cache_numbers_prompts_of_templates_but_not_for_pictures_of
     assert [texts[number] for number in numbers[0]][:2] == plain[0][1:3]
     assert {texts[number] for number in numbers[0][2:]} == {"a fluent drawing of cup", "cup (food drink), fluent"}
     assert [texts[number] for number in numbers[1]] == ["a picture"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "caption"),
+    [
+        ("a cat", "a cat"),
+        ("a cat.", "a cat."),
+        ("a cat, fluent style", "a cat"),
+        ("a cat; Fluent Style. ", "a cat"),
+        ("a cat fluent style", "a cat"),
+        ("a cat in fluent style", "a cat"),
+        ("a cat in a fluent style", "a cat"),
+        ("a cat, fluent style, fluent style", "a cat"),
+        ("fluent style", ""),
+        ("a drawing in an effluent style", "a drawing in an effluent style"),
+        ("fluent style cat", "fluent style cat"),
+    ],
+)
+def test_a_style_typed_behind_a_caption_is_taken_off_and_nothing_else(typed: str, caption: str):
+    assert without_style(typed, TEMPLATE, "fluent") == caption
+
+
+@pytest.mark.parametrize(
+    ("template", "typed", "caption"),
+    [
+        ("{caption}", "a cat, fluent style", "a cat, fluent style"),
+        ("fluent icon of {caption}", "fluent icon of a cat", "fluent icon of a cat"),
+        ("{caption} ({style})", "a cat (fluent)", "a cat"),
+        ("{caption}, {{caption}} {style}", "a cat, {caption} fluent", "a cat"),
+        ("{caption}{style}风格", "一只猫fluent风格", "一只猫"),
+        ("{caption}, {style}.*", "a cat, fluentest", "a cat, fluentest"),
+    ],
+)
+def test_what_is_taken_off_is_what_the_template_puts_behind_the_caption(template: str, typed: str, caption: str):
+    assert without_style(typed, template, "fluent") == caption
+
+
+@given(caption=words, style=words)
+def test_a_prompt_without_its_style_is_its_caption(caption, style):
+    assert without_style(TEMPLATE.format(caption=caption, style=style), TEMPLATE, style) == caption

@@ -14,6 +14,8 @@ _MAX_KEYWORDS = 3
 _FEWEST_TAGS = 3
 _WORDS_IN_A_TAG = 4
 _MOST_ORDERS = 16
+_BETWEEN = " ,.;"
+_IN_A = "in(?: an?| the)?"
 _SENTENCE = re.compile(r"[.!?]$|:\s|,\s*(and|or)\b", re.IGNORECASE)
 
 
@@ -71,6 +73,30 @@ def prompt_variants(
     ]
     # A template may say what another one says.
     return tuple(dict.fromkeys(prompt for prompt in prompts if prompt is not None))[:count]
+
+
+def without_style(text: str, template: str, style: str) -> str:
+    """What people typed, without the style where they typed it along: "a cat, Fluent Style." is "a cat".
+
+    The style is typed along when the text ends with what the template puts behind the caption, in whatever case, and
+    however often. Other text comes back as it is, so a text that changes is one that needs no style added.
+
+    Args:
+        text: a prompt or caption.
+        template: with ``{caption}``, and ``{style}`` if need be; with nothing behind the caption, no text changes.
+        style: name of the style.
+
+    Returns:
+        str: the text; empty when it was nothing but the style.
+    """
+    behind = template.format(caption="\0", style=style).rpartition("\0")[2]
+    ending = behind.strip(_BETWEEN)
+    if not ending:
+        return text
+    # A word that ends like the style ("effluent") is another word, unless the template joins the two itself.
+    whole = r"(?<!\w)" if not behind[0].isalnum() and ending[0].isalnum() else ""
+    once = rf"(?:\b{_IN_A} )?{whole}{re.escape(ending)}[{_BETWEEN}]*"
+    return re.sub(rf"[{_BETWEEN}]*(?:{once})+\Z", "", text, flags=re.IGNORECASE)
 
 
 def refuse_template(template: str) -> None:

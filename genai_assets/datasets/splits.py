@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from genai_assets import durable
+from genai_assets.datasets.captions import without_style
 from genai_assets.datasets.records import FEEDBACK_SOURCE, SYNTHETIC_SOURCE, original_captions
 from genai_assets.settings import Settings, SplitSettings
 
@@ -151,10 +152,14 @@ def assign(
     ):
         if split != "train" and not is_drawn:
             unseen["concept", normalised(concept)] = split
-            unseen["caption", normalised(caption)] = split
+            unseen["caption", _said(caption, settings)] = split
     for row in np.flatnonzero(drawn):
-        for field in ("concept", "caption"):
-            split = unseen.get((field, normalised(str(table[field].iloc[row]))))
+        named = {
+            "concept": normalised(table["concept"].iloc[row]),
+            "caption": _said(table["caption"].iloc[row], settings),
+        }
+        for field, name in named.items():
+            split = unseen.get((field, name))
             if split and not reasons[row]:
                 reasons[row] = f"a model drew it, and its {field} is in {_people_say(split)}"
 
@@ -289,8 +294,9 @@ def training_rows(manifest: pd.DataFrame, table: pd.DataFrame, settings: Setting
     drawn = _is_drawn(house)
     real = house[~drawn]
     withheld = real[real["split"] != "train"]
-    unseen = {normalised(caption) for caption in [*withheld["caption"], *original_captions(withheld)]}
-    drawings = house[drawn & ~house["caption"].map(normalised).isin(unseen)].assign(split="train")
+    unseen = {_said(caption, settings) for caption in [*withheld["caption"], *original_captions(withheld)]}
+    repeated = np.array([_said(caption, settings) in unseen for caption in house["caption"]], dtype=bool)
+    drawings = house[drawn & ~repeated].assign(split="train")
     fed_back, own = drawings["source"] == FEEDBACK_SOURCE, drawings["source"] == SYNTHETIC_SOURCE
     used = pd.concat([real[real["split"].isin(["train", "validation"])], drawings[~fed_back & ~own]])
     for capped, share in (
@@ -299,6 +305,12 @@ def training_rows(manifest: pd.DataFrame, table: pd.DataFrame, settings: Setting
     ):
         used = pd.concat([used, _within_share(capped, used, share)])
     return used.sort_values(["id", "caption"], ignore_index=True)
+
+
+def _said(caption: str, settings: Settings) -> str:
+    """What a caption says of the picture, whether or not it names the house style, as training's prompts do."""
+    bare = without_style(caption, settings.fine_tune.prompt_template, settings.dataset.house_style)
+    return normalised(" ".join(bare.split()))
 
 
 def _within_share(drawings: pd.DataFrame, used: pd.DataFrame, share: float) -> pd.DataFrame:

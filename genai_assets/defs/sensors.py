@@ -37,11 +37,15 @@ def new_data_sensor(settings: dg.ResourceParam[Settings]) -> dg.SensorResult | d
 )
 def feedback_sensor(settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
     """Closed batches against those that raw_data has read; ratings against those that were curated."""
-    if (arrived := watching.closed_feedback(settings)).reasons:
-        return _ask(settings, arrived.reasons, arrived.batch)
+    arrived = watching.closed_feedback(settings)
+    asked = _ask(settings, arrived.reasons, arrived.batch)
+    if isinstance(asked, dg.SensorResult):
+        return asked
+    # Ratings do not wait for a retrain that is refused, for now or for good.
     if waiting := watching.feedback_to_curate(settings):
-        return dg.SensorResult([dg.RunRequest(run_key=waiting.run_key, job_name=curate_feedback.name)])
-    return dg.SkipReason("not enough new ratings for a batch")
+        tags = {"genai/detail": f"{waiting.events} new ratings; about a retrain: {asked.skip_message}"[:200]}
+        return dg.SensorResult([dg.RunRequest(run_key=waiting.run_key, job_name=curate_feedback.name, tags=tags)])
+    return dg.SkipReason(f"{asked.skip_message}; not enough new ratings for a batch")
 
 
 @dg.sensor(

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from genai_assets import durable
+from genai_assets.datasets.captions import without_style
 from genai_assets.datasets.decoding import UndecodablePicture, probe
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.datasets.records import (
@@ -85,17 +86,21 @@ def batches_folder(settings: Settings) -> Path:
 def curate(feedback: pd.DataFrame, requests: pd.DataFrame, store: PictureStore, settings: Settings) -> FeedbackDataset:
     """Decide what each rated picture is good for.
 
-    A picture is liked or disliked by the majority of all its ratings; a tie says nothing and is dropped. The same
-    picture drawn by several requests is one picture, described by the request that was rated first. Its caption is the
-    prompt, or, when people wrote a better one, the one written most often (of equals the newest). Dropped, too:
-    captions that are empty or longer than ``settings.dataset.max_caption_length``, pictures that are not in the store
-    or not pictures, and events whose request the log does not have.
+    Events do not say who rated; a request is taken for one person, whose newest rating of a picture is the one that
+    counts. The same picture drawn by several requests is one picture, described by the request that was rated first,
+    and liked or disliked by the majority of them; a tie says nothing and is dropped.
+
+    Its caption is the prompt, or, when people wrote a better one, the one written most often (of equals the newest),
+    whichever rating it came with. A style typed along is no part of it (:func:`captions.without_style`): training adds
+    the style, and a held-out caption with the style behind it is still that caption. Dropped, too: captions that are
+    empty or longer than ``settings.dataset.max_caption_length``, pictures that are not in the store or not pictures,
+    and events whose request the log does not have.
 
     Args:
         feedback: events in the columns of the request log's feedback table.
         requests: requests in the columns of the log's request table, at least those that events name.
         store: the store of drawn pictures.
-        settings: house style and the limit of captions.
+        settings: house style, the template of training's prompts, and the limit of captions.
     """
     requests_by_id = {row["id"]: row for row in _rows(requests)}
     by_picture: dict[str, list[_Row]] = {}
@@ -106,15 +111,14 @@ def curate(feedback: pd.DataFrame, requests: pd.DataFrame, store: PictureStore, 
     dropped: list[_Row] = []
     for picture, all_events in by_picture.items():
         events = [event for event in all_events if event["request_id"] in requests_by_id]
-        likes = sum(event["rating"] > 0 for event in events)
-        dislikes = len(events) - likes
+        likes, dislikes = _votes(events)
         try:
             if not events:
                 raise _NotUsable("its request is not known")
             if likes == dislikes:
                 raise _NotUsable(f"ratings are in conflict: {likes} for, {dislikes} against")
             request = requests_by_id[events[0]["request_id"]]
-            caption = _caption(events, request["prompt"])
+            caption = _caption(events, request["prompt"], settings)
             if likes > dislikes:
                 liked.append(_record(picture, caption, events, request, store, settings))
             else:
@@ -213,14 +217,23 @@ def _rows(frame: pd.DataFrame) -> list[_Row]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _caption(events: Sequence[_Row], prompt: str) -> str:
+def _votes(events: Sequence[_Row]) -> tuple[int, int]:
+    """Requests for and against one picture, each by its newest event; ``events`` in the order they came."""
+    last_word = {event["request_id"]: event["rating"] for event in events}
+    likes = sum(rating > 0 for rating in last_word.values())
+    return likes, len(last_word) - likes
+
+
+def _caption(events: Sequence[_Row], prompt: str, settings: Settings) -> str:
     """The better caption written most often, of equals the newest; else the prompt. Spaces are made single."""
-    written = [
-        " ".join(event["better_caption"].split()) for event in events if isinstance(event["better_caption"], str)
-    ]
+
+    def plain(text: str) -> str:
+        return without_style(" ".join(text.split()), settings.fine_tune.prompt_template, settings.dataset.house_style)
+
+    written = [plain(event["better_caption"]) for event in events if isinstance(event["better_caption"], str)]
     better = [text for text in written if text]
     if not better:
-        return " ".join(prompt.split())
+        return plain(prompt)
     often = Counter(better)
     return max(enumerate(better), key=lambda place: (often[place[1]], place[0]))[1]
 
@@ -239,7 +252,7 @@ def _record(
         raise _NotUsable("the picture is not in the store of drawn pictures") from None
     except UndecodablePicture as error:
         raise _NotUsable(f"the picture cannot be read: {error}") from None
-    likes = sum(event["rating"] > 0 for event in events)
+    likes, dislikes = _votes(events)
     return Record(
         id=picture,
         caption=caption,
@@ -255,7 +268,7 @@ def _record(
             "request_id": request["id"],
             "model_version": request["model_version"],
             "likes": str(likes),
-            "dislikes": str(len(events) - likes),
+            "dislikes": str(dislikes),
         },
     )
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from genai_assets.datasets.captions import without_style
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -87,8 +89,7 @@ class ModelFacts(BaseModel):
 
         A prompt that ends with the style already ("a cat, fluent style") is left as it is.
         """
-        ending = self.prompt_template.rpartition("{caption}")[2].format(style=self.style).strip(" ,.;")
-        if ending and asked.rstrip(" .").casefold().endswith(ending.casefold()):
+        if without_style(asked, self.prompt_template, self.style) != asked:
             return asked
         return self.prompt_template.format(caption=asked, style=self.style)
 

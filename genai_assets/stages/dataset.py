@@ -114,6 +114,7 @@ def splits(settings: Settings, validated: Artifact, duplicates: Artifact | None 
             rules=settings.splits.model_dump(mode="json"),
             keep=settings.curation.keep,
             house_style=settings.dataset.house_style,
+            prompt_template=settings.fine_tune.prompt_template,
             max_feedback_share=settings.monitoring.max_feedback_share,
             max_synthetic_share=settings.synthetic.max_share,
             released=sorted(released),

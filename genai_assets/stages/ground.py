@@ -17,7 +17,7 @@ CODE_VERSIONS = {
     "data_readiness_report": "1",
     "image_features": "1",
     "duplicate_clusters": "1",
-    "splits": "2",
+    "splits": "3",
     "dataset_card": "1",
     "synthetic_pictures": "1",
     "base_model": "2",
@@ -34,7 +34,7 @@ CODE_VERSIONS = {
     "bento_service": "2",
     "inference_log": "1",
     "drift_report": "1",
-    "feedback_dataset": "1",
+    "feedback_dataset": "2",
 }
 
 

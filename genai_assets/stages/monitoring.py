@@ -101,6 +101,8 @@ def feedback_dataset(settings: Settings) -> Artifact:
             events=durable.digest_json(sorted(events))[:16],
             count=len(events),
             batch_size=settings.monitoring.feedback_batch_size,
+            style=settings.dataset.house_style,
+            template=settings.fine_tune.prompt_template,
         ),
         lambda out: build_feedback_dataset(settings, out),
     )

@@ -380,6 +380,14 @@ def test_what_a_model_drew_of_an_unseen_concept_is_set_aside(field: str) -> None
     assert found[6] == ("set_aside", "a model drew it, and its caption is in later")
 
 
+@pytest.mark.parametrize(("real", "drawn"), [("bank", "Bank, Fluent style."), ("bank, fluent style", "bank")])
+def test_what_a_model_drew_is_set_aside_whichever_of_the_two_captions_names_the_style(real: str, drawn: str) -> None:
+    living = [of(HELD_OUT, 1, caption=real), of(TRAIN, 2, caption=drawn, source="feedback")]
+    table = assign(frame(living), SETTINGS, NONE_RELEASED)
+    reasons = dict(zip(table["id"], table["reason"], strict=True))
+    assert reasons[identifier(2)] == "a model drew it, and its caption is in held out"
+
+
 # The claim that nothing leaks, with a planted defect of each kind.
 
 

@@ -19,6 +19,7 @@ from genai_assets.definitions import build_definitions
 from genai_assets.defs.resources import ArtifactIOManager
 from genai_assets.defs.sensors import feedback_sensor, new_data_sensor
 from genai_assets.diffusion.config import DenoiserConfig
+from genai_assets.serving.request_log import FeedbackEvent, RequestEntry, RequestLog
 from genai_assets.settings import Settings
 from genai_assets_tests.datasets.test_sources import close_batch
 from genai_assets_tests.tiny_pipeline import save_tiny_pipeline
@@ -185,6 +186,51 @@ def test_a_closed_feedback_batch_is_asked_for_as_a_partition(small: Graph):
     assert request.job_name == "retrain"
     assert request.partition_key is not None and request.partition_key.startswith("000002-")
     assert not small.look(feedback_sensor), "asked for once"
+
+
+def test_ratings_are_curated_while_the_ledger_refuses_a_closed_batch(small: Graph):
+    close_batch(small.settings, "000001-x.parquet", (small.folder / "0.png").read_bytes())
+    assert small.look(feedback_sensor), "asked for, and from now on refused"
+    size = small.settings.monitoring.feedback_batch_size
+    with RequestLog(small.settings.database_url) as log:
+        for number in range(size):
+            drawn = f"{number:064x}"
+            entry = RequestEntry(
+                prompt="a cat", n=1, size="64x64", seed=1, model_version="v1", status=200, picture_ids=[drawn]
+            )
+            log.record_request(entry)
+            log.record_feedback(FeedbackEvent(request_id=entry.id, picture_id=drawn, rating=1))
+    [request] = small.look(feedback_sensor)
+    assert request.job_name == "curate_feedback"
+    assert request.tags["genai/detail"] == f"{size} new ratings; about a retrain: every reason was asked for before"
+
+
+def test_a_feedback_sensor_without_enough_ratings_says_what_the_ledger_said(small: Graph):
+    close_batch(small.settings, "000001-x.parquet", (small.folder / "0.png").read_bytes())
+    assert small.look(feedback_sensor)
+    said = feedback_sensor(dg.build_sensor_context(instance=small.instance, resources={"settings": small.settings}))
+    assert isinstance(said, dg.SkipReason) and said.skip_message is not None
+    assert "asked for before" in said.skip_message and "not enough new ratings" in said.skip_message
+
+
+def test_a_state_of_the_sources_that_came_back_is_asked_for_again(small: Graph):
+    small.run("validated_data", "image_features", "duplicate_clusters", "splits")
+
+    def arrive() -> list[dg.RunRequest]:
+        requests = small.look(new_data_sensor)
+        assert not small.look(new_data_sensor), "asked for once"
+        small.run("raw_data")
+        assert not small.look(new_data_sensor), "the graph has caught up"
+        return requests
+
+    added = small.folder / "40.png"
+    keys = set()
+    for _ in range(2):
+        small.draw(40)
+        keys |= {request.run_key for request in arrive()}
+        added.unlink()
+        keys |= {request.run_key for request in arrive()}
+    assert len(keys) == 4
 
 
 def test_a_source_that_cannot_be_read_is_an_error_of_the_sensor_and_no_request(small: Graph):

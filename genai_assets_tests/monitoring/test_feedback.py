@@ -1,4 +1,4 @@
-"""Feedback's promises: the majority decides, nothing unusable is trained on, and a closed batch never changes."""
+"""Feedback's promises: everyone's last word counts once, nothing unusable is trained on, closed batches stay."""
 
 import io
 import json
@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from genai_assets.datasets.picture_store import PictureStore
-from genai_assets.datasets.records import Record, from_frame, read_manifest
+from genai_assets.datasets.records import Record, from_frame, read_manifest, to_frame
 from genai_assets.datasets.sources.closed_batches import ClosedBatchesSource
+from genai_assets.datasets.splits import assign, concept_split, training_rows
 from genai_assets.monitoring.feedback import batches_folder, build_feedback_dataset, close_batches, curate
+from genai_assets.serving.generator import ModelFacts
 from genai_assets.serving.request_log import FeedbackEvent, RequestEntry, RequestLog
 from genai_assets.settings import Settings
 
@@ -69,10 +71,10 @@ def only(frame: pd.DataFrame) -> Record:
 
 
 def test_a_liked_picture_becomes_a_record_that_says_where_it_came_from(house: House):
-    drawn = house.draw("  a grey \n mouse ", 100)
+    drawn, *others = [house.draw("  a grey \n mouse ", 100) for _ in range(3)]
     house.rate(drawn, 1)
-    house.rate(drawn, 1)
-    house.rate(drawn, -1)
+    house.rate(others[0], 1)
+    house.rate(others[1], -1)
     record = only(house.curate().liked)
     assert record.id == drawn[1] and (record.width, record.height) == (48, 32)
     assert record.caption == "a grey mouse" and record.concept == "feedback:a-grey-mouse"
@@ -90,22 +92,41 @@ def test_a_liked_picture_becomes_a_record_that_says_where_it_came_from(house: Ho
 
 
 def test_disliked_pictures_are_listed_with_what_people_said(house: House):
-    drawn = house.draw("a cat", 100)
+    drawn, again = house.draw("a cat", 100), house.draw("a cat", 100)
     house.rate(drawn, -1, comment="this is a dog")
-    house.rate(drawn, -1)
+    house.rate(again, -1)
     dataset = house.curate()
     assert dataset.liked.empty and dataset.dropped.empty
     [row] = dataset.disliked.to_dict("records")
     assert row["caption"] == "a cat" and row["dislikes"] == 2 and row["comments"] == ["this is a dog"]
 
 
-def test_conflicting_ratings_are_dropped_with_the_reason(house: House):
-    drawn = house.draw("a cat", 100)
-    house.rate(drawn, 1)
-    house.rate(drawn, -1)
+def test_ratings_of_two_requests_that_contradict_each_other_are_dropped_with_the_reason(house: House):
+    house.rate(house.draw("a cat", 100), 1)
+    house.rate(house.draw("a cat", 100), -1)
     dataset = house.curate()
     assert dataset.liked.empty and dataset.disliked.empty
     assert "conflict" in dataset.dropped["reason"].item()
+
+
+def test_the_last_rating_of_a_request_is_the_one_that_counts_and_its_captions_stay(house: House):
+    drawn = house.draw("a cat", 100)
+    house.rate(drawn, 1)
+    house.rate(drawn, 1, better_caption="a lynx")  # the page sends the rating along with a caption
+    house.rate(drawn, -1)
+    [row] = house.curate().disliked.to_dict("records")
+    assert (row["likes"], row["dislikes"], row["caption"]) == (0, 1, "a lynx")
+    house.rate(drawn, 1)
+    record = only(house.curate().liked)
+    assert (record.provenance["likes"], record.provenance["dislikes"]) == ("1", "0")
+
+
+def test_several_ratings_of_one_request_do_not_outvote_another(house: House):
+    first, other = house.draw("a cat", 100), house.draw("a cat", 100)
+    for caption in (None, "a lynx", "a tiger"):
+        house.rate(first, 1, better_caption=caption)
+    house.rate(other, -1)
+    assert house.curate().dropped["reason"].tolist() == ["ratings are in conflict: 1 for, 1 against"]
 
 
 def test_the_same_picture_of_two_requests_is_one_picture(house: House):
@@ -124,7 +145,43 @@ def test_the_better_caption_written_most_often_replaces_the_prompt(house: House)
     assert only(house.curate().liked).caption == "a lynx"
 
 
-@pytest.mark.parametrize(("prompt", "reason"), [("   ", "empty"), ("x" * 301, "longer")])
+def test_a_style_typed_along_is_not_part_of_the_caption_so_that_training_does_not_say_it_twice(house: House):
+    style, tune = house.settings.dataset.house_style, house.settings.fine_tune
+    facts = ModelFacts(model_version="v7", style=style, prompt_template=tune.prompt_template, resolution=64)
+    typed = f"dog face, {style} style"
+    house.rate(house.draw(typed, 100), 1)
+    caption = only(house.curate().liked).caption
+    assert caption == "dog face"
+    assert tune.prompt(caption, style) == facts.prompt(typed), "the picture's training prompt is what drew it"
+
+
+def test_better_captions_that_differ_in_the_style_typed_along_are_one(house: House):
+    drawn = house.draw("a cat", 100)
+    for caption in ("a lynx", f"a lynx, {house.settings.dataset.house_style.upper()} style.", "a tiger"):
+        house.rate(drawn, 1, better_caption=caption)
+    assert only(house.curate().liked).caption == "a lynx"
+
+
+def test_a_held_out_caption_is_not_trained_on_however_the_style_was_typed_along(house: House):
+    settings = house.settings
+    style = settings.dataset.house_style
+    held_out = next(
+        name for name in (f"thing {n}" for n in range(100)) if concept_split(name, settings.splits) == "held_out"
+    )
+    for shade, typed in enumerate((held_out, f"{held_out}, {style} style", f"{held_out} in {style} style.")):
+        house.rate(house.draw(typed, shade), 1)
+    drawn = house.curate().liked
+    of_a_team = {"id": "f" * 64, "caption": held_out, "concept": held_out, "source": "team", "provenance": {}}
+    real = from_frame(drawn)[0].model_copy(update=of_a_team)
+    manifest = pd.concat([drawn, to_frame([real])], ignore_index=True)
+    table = assign(manifest, settings, released=frozenset())
+    assert len(drawn) == 3 and training_rows(manifest, table, settings).empty
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [("   ", "empty"), ("x" * 301, "longer"), ("fluent style", "empty"), ("Fluent style.", "empty")],
+)
 def test_prompts_that_are_no_captions_are_dropped(house: House, prompt: str, reason: str):
     house.rate(house.draw(prompt, 100), 1)
     dataset = house.curate()
@@ -193,7 +250,6 @@ def test_an_opinion_that_comes_late_is_a_retraction_and_leaves_the_batch(house: 
     for one in drawn:
         house.rate(one, 1)
     build_feedback_dataset(house.settings, tmp_path / "one")
-    house.rate(drawn[0], -1)
     house.rate(drawn[0], -1)
     summary = build_feedback_dataset(house.settings, tmp_path / "two")
     assert summary["retracted"] == 1 and summary["disliked"] == 1 and len(summary["batches"]) == 1

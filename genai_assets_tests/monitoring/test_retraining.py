@@ -72,6 +72,14 @@ def test_the_cooldown_holds_back_and_loses_nothing():
     assert decide_retrain([drift()], earlier, NOW + timedelta(hours=0.1), policy(6)).request
 
 
+def test_the_longest_cooldown_holds_back_and_a_longer_one_is_refused():
+    earlier = [asked(drift("old"), 8783)]
+    assert not decide_retrain([drift()], earlier, NOW, policy(8784)).request
+    for hours in (8784.1, 1e15, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="retrain_cooldown_hours"):
+            policy(hours)
+
+
 def test_the_weekly_budget_holds_back():
     earlier = [asked(drift(str(day)), 24 * day) for day in range(1, 4)]
     held = decide_retrain([drift()], earlier, NOW, policy(a_week=3))

@@ -20,6 +20,7 @@ def facts(template: str = "{caption}, {style} style") -> ModelFacts:
         ("a cat", "a cat, fluent style"),
         ("a cat, fluent style", "a cat, fluent style"),
         ("a cat, Fluent Style.", "a cat, Fluent Style."),
+        ("a river, effluent style", "a river, effluent style, fluent style"),
         ("in fluent style a cat", "in fluent style a cat, fluent style"),
         ("{style} {0} {caption}", "{style} {0} {caption}, fluent style"),
     ],
