@@ -298,8 +298,10 @@ def show_settings() -> None:
 
 
 def as_toml(settings: "Settings") -> str:
-    """Settings as a TOML document: plain values first, then the sections; what is not set is a comment."""
-    import re
+    """Settings as a TOML document: plain values first, then the sections; what is not set is a comment.
+
+    Passwords in URLs are left out.
+    """
 
     def lines(values: Mapping[str, Any]) -> Iterator[str]:
         for name, value in values.items():
@@ -312,8 +314,7 @@ def as_toml(settings: "Settings") -> str:
     values = settings.model_dump()
     sections = [list(lines({name: value for name, value in values.items() if not isinstance(value, dict)}))]
     sections += [[f"[{name}]", *lines(value)] for name, value in values.items() if isinstance(value, dict)]
-    text = "\n\n".join("\n".join(section) for section in sections)
-    return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:…@", text)  # a database URL may hold a password
+    return "\n\n".join("\n".join(section) for section in sections)
 
 
 def _toml_value(value: Any) -> str:
@@ -327,8 +328,37 @@ def _toml_value(value: Any) -> str:
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, float) and abs(value) == float("inf"):
         return "inf" if value > 0 else "-inf"
+    if isinstance(value, str):
+        value = _without_password(value)
     # JSON's strings, numbers and truth values are TOML's, too.
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _without_password(text: str) -> str:
+    """The text, with an ellipsis for what a URL in it keeps secret: before its host, or in its query."""
+    import re
+
+    text = re.sub(r"(://[^:/@\s]*):[^@]+@", r"\1:…@", text)
+    return re.sub(r"([?&][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)[^&]+", r"\1…", text, flags=re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def _database_is_at_fault() -> Iterator[None]:
+    """Tell the block's errors of the database by the setting that names it.
+
+    Raises:
+        ValueError: it cannot be read, or its dialect or driver is not installed.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, ImportError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise ValueError(
+            f"the database that serving.database_url names cannot be used: {reason}. If the driver is missing, install "
+            "it, or name another database; `genai doctor` tries it"
+        ) from error
 
 
 def _model_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Path, str]:
@@ -340,7 +370,7 @@ def _model_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Path,
         if not named.is_dir():
             raise FileNotFoundError(f"--model is {named}, which is not a folder")
         return named, f"the model of {named}"
-    with ChampionPointer(settings.database_url) as pointer:
+    with _database_is_at_fault(), ChampionPointer(settings.database_url) as pointer:
         champion = pointer.current()
     if champion and champion.model_path.is_dir():
         return champion.model_path, f"the champion, {champion.model_version}"
@@ -361,7 +391,8 @@ def _student_to_draw_with(settings: "Settings", named: Path | None) -> tuple[Pat
 
     if named is not None:
         raise ValueError("--fast draws with the champion's student: leave --model out, or name the student's folder")
-    champion = stages.current_champion(settings)
+    with _database_is_at_fault():
+        champion = stages.current_champion(settings)
     folder = stages.few_step_student(champion)
     if folder is None:
         raise ValueError(

@@ -79,7 +79,7 @@ def check_captions(
 
 @captions.command("export")
 def export_captions(
-    out: Annotated[Path, typer.Option(help="The file to write; the labelling interface goes beside it as .xml.")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write; the labelling interface goes beside it as .xml.")],
     problems_only: Annotated[bool, typer.Option("--problems-only", help="Only captions with a problem.")] = False,
     split: Annotated[str | None, typer.Option(help="Only records of this split.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many tasks.")] = None,
@@ -91,6 +91,8 @@ def export_captions(
     from genai_assets import durable
     from genai_assets.datasets.label_studio import LABELLING_CONFIG, write_tasks
 
+    if out.suffix != ".json":
+        raise ValueError(f"--out is {out}; tasks are written as JSON: let its name end in .json")
     settings, console = read_settings(), make_console()
     manifest = _with_splits(settings, _manifest(settings), split)
     left_out: Counter[str] = Counter()

@@ -91,7 +91,7 @@ def _accept(settings: "Settings", console: "Console") -> None:
     except CannotMerge as error:
         raise ValueError(f"{path} is left as it is, for {error}. Copy these lines into it:\n\n{proposed}") from error
     typer.echo(proposed)
-    durable.write_text(path, merged)
+    durable.write_text(path.resolve(), merged)  # the file itself, where a link leads to it
     say(console, f"Written into {path}; everything else in it is as it was. Next: genai train.", "green")
     hiding = [f"GENAI_{SECTION}__{name}".upper() for name in study.summary["proposed"]]
     if hiding := [name for name in hiding if name in os.environ]:

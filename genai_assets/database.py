@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy import event
+from sqlalchemy import event, exc
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 BUSY_TIMEOUT_MILLISECONDS = 10_000
@@ -41,12 +41,21 @@ class Database:
     Args:
         url: SQLAlchemy URL; ``sqlite:///path`` or for example ``postgresql+psycopg://…``.
         metadata: the tables that are created before the first write.
+
+    Raises:
+        ValueError: the URL's dialect or driver is not installed.
     """
 
     def __init__(self, url: str, metadata: sa.MetaData):
         self._url = sa.make_url(url)
         self._metadata = metadata
-        self._engine = sa.create_engine(self._url)
+        try:
+            self._engine = sa.create_engine(self._url)
+        except (exc.NoSuchModuleError, ImportError) as error:
+            raise ValueError(
+                f"the database {self.name} needs a dialect or driver that is not installed: {error}. Install it, or "
+                "name another database by serving.database_url"
+            ) from error
         if self._url.get_backend_name() == "sqlite":
             event.listen(self._engine, "connect", _make_sqlite_durable)
         self._has_tables = False

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,11 +100,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def _mode_of(path: Path) -> int:
+    """The mode a file is to have in this place: that of the file there, for who may read it is its owner's choice."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o644  # mkstemp makes files private; reports and manifests are for others to read, too
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; when the block ends well, it durably takes ``path``'s place.
 
-    When the block raises, the temporary file is removed and ``path`` is as it was.
+    A file that was there hands on its mode; a new one can be read by everybody. When the block raises, the temporary
+    file is removed and ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
@@ -111,7 +121,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes it private; reports and manifests are for others to read, too
+        temporary.chmod(_mode_of(path))
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from genai_assets.loopback import LOOPBACK, asks_for_loopback
 from genai_assets.settings import Settings
 
-LOOPBACK = "127.0.0.1"
 READY = "/ready"
 
 _TEXT = "; charset=utf-8"
@@ -34,7 +34,6 @@ _KINDS = {
     ".json": "application/json",
 }
 _FIGURES = ("readiness.json", "metrics.json", "validation.json")  # no other JSON is for people
-_HOSTS = ("127.0.0.1", "localhost")
 # Pages are made of what others wrote: should markup ever get through, it can load and send nothing.
 _PAGE = (
     "default-src 'none'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
@@ -98,8 +97,7 @@ def make_server(settings: Settings, port: int) -> ThreadingHTTPServer:
             self._answer()
 
         def _answer(self) -> None:
-            # Else a page of another site could read ours under a name of its own that it points at this machine.
-            if (self.headers.get("Host") or "").partition(":")[0] not in _HOSTS:
+            if not asks_for_loopback(self.headers.get("Host")):
                 return self._send(HTTPStatus.MISDIRECTED_REQUEST, b"This machine is called otherwise.\n")
             place = unquote(urlsplit(self.path).path)
             if place == READY:

@@ -7,8 +7,10 @@ is ``genai.toml`` in the working folder, or the one that ``GENAI_CONFIG`` names.
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -48,6 +50,40 @@ STEPS_OF_THE_EMBEDDED_BASE = 8
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _SectionWithDatabase(_Section):
+    # Of the whole section, for a message about one field repeats what it was given: here perhaps a password.
+    @model_validator(mode="before")
+    @classmethod
+    def _means_the_same_database_everywhere(cls, values: Any) -> Any:
+        """A relative SQLite file is meant from the working folder; our programs run in folders of their own."""
+        url = values.get("database_url") if isinstance(values, Mapping) else None
+        return {**values, "database_url": _from_anywhere(url)} if url and isinstance(url, str) else values
+
+
+def sqlite_url(file: Path) -> str:
+    """SQLAlchemy URL of a SQLite file, whatever characters its path has."""
+    # As SQLAlchemy writes it, and without it: `genai doctor` looks at an environment where it may be missing.
+    return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
+
+
+def _from_anywhere(url: str) -> str:
+    """The URL; with an absolute path when it names a SQLite file by a plain relative one."""
+    import sqlalchemy as sa
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
+        raise ValueError(
+            "database_url is no SQLAlchemy URL, dialect+driver://user@host/database or sqlite:///file"
+        ) from None
+    file = parsed.database or ":memory:"
+    if parsed.get_backend_name() != "sqlite" or file == ":memory:" or file.startswith("file:"):
+        return url
+    absolute = parsed.set(database=str(Path(file).expanduser().absolute()))
+    return absolute.render_as_string(hide_password=False)
 
 
 class DatasetSettings(_Section):
@@ -299,6 +335,13 @@ class SyntheticSettings(_Section):
         return self.max_share > 0
 
 
+def _written(field: str | None, form: str | None, conversion: str | None) -> str:
+    """A place of a template as it stands there, of what ``Formatter.parse`` makes of it; empty where there is none."""
+    if field is None:
+        return ""
+    return f"{{{field}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}"
+
+
 class FineTuneSettings(_Section):
     """Fine-tuning of the base model on the house style."""
 
@@ -357,11 +400,13 @@ class FineTuneSettings(_Section):
     @classmethod
     def _has_a_place_for_the_caption(cls, template: str) -> str:
         try:
-            filled = template.format(caption="CAPTION", style="STYLE")
-        except (KeyError, IndexError, ValueError) as error:
+            places = [_written(*place) for _, *place in Formatter().parse(template)]
+        except ValueError as error:
             raise ValueError(f"may use {{caption}} and {{style}} only, but: {error}") from error
-        if "CAPTION" not in filled:
-            raise ValueError("must contain {caption}")
+        if others := [place for place in places if place not in ("", "{caption}", "{style}")]:
+            raise ValueError(f"may use {{caption}} and {{style}} only, not {others[0]}")
+        if not 0 < template.count("{caption}") == places.count("{caption}"):
+            raise ValueError("must contain {caption}, and none in double braces")
         return template
 
     @model_validator(mode="after")
@@ -442,7 +487,7 @@ class SelectionSettings(_Section):
     language: str | None = Field(default="en", description="Of the captions, ISO 639-1; not set: not known.")
 
 
-class StudySettings(_Section):
+class StudySettings(_SectionWithDatabase):
     """The search for better training settings, by short trainings. Off unless trials are asked for."""
 
     trials: int = Field(default=0, ge=0, le=10_000, description="Short trainings in all; 0: no study.")
@@ -488,7 +533,7 @@ class PromotionPolicy(_Section):
     )
 
 
-class ServingSettings(_Section):
+class ServingSettings(_SectionWithDatabase):
     """The HTTP service."""
 
     host: str = "127.0.0.1"
@@ -521,7 +566,7 @@ class MonitoringSettings(_Section):
     max_feedback_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of training pictures that may be feedback."
     )
-    retrain_cooldown_hours: float = Field(default=6.0, ge=0)
+    retrain_cooldown_hours: float = Field(default=6.0, ge=0, le=8784, description="At most a year.")
     max_retrains_a_week: int = Field(default=7, ge=1)
 
 
@@ -575,6 +620,8 @@ class Settings(BaseSettings):
         """The embedded base has a noise scheduler that needs few steps; of another base's nothing is known here."""
         asked = values.get("sampling", {})
         asked = asked.model_dump(exclude_unset=True) if isinstance(asked, BaseModel) else asked
+        if not isinstance(asked, Mapping):
+            return values  # is refused where its own type is known
         if values.get("base_model", EMBEDDED) != EMBEDDED or "steps" in asked:
             return values
         return values | {"sampling": {"steps": STEPS_OF_THE_EMBEDDED_BASE, **asked}}
@@ -607,12 +654,12 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the request log and the ledgers."""
-        return self.serving.database_url or f"sqlite:///{self.paths.database}"
+        return self.serving.database_url or sqlite_url(self.paths.database)
 
     @property
     def study_database_url(self) -> str:
         """SQLAlchemy URL of the hyperparameter studies."""
-        return self.study.database_url or f"sqlite:///{self.paths.studies}"
+        return self.study.database_url or sqlite_url(self.paths.studies)
 
 
 class HomePaths:
@@ -657,4 +704,4 @@ class HomePaths:
     @property
     def mlflow_url(self) -> str:
         """Tracking URI of MLflow."""
-        return f"sqlite:///{self.mlflow / 'mlflow.sqlite'}"
+        return sqlite_url(self.mlflow / "mlflow.sqlite")

@@ -24,6 +24,7 @@ import psutil
 
 from genai_assets import durable, pages
 from genai_assets.child_process import environment_of, start_module
+from genai_assets.loopback import LOOPBACK, reachable
 from genai_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 DAGSTER_PORT = 3000
 MLFLOW_PORT = 5050  # MLflow's own 5000 is taken by AirPlay on macOS
-LOOPBACK = "127.0.0.1"  # Dagster, MLflow and the reports ask nobody for a password
 START_SECONDS = 240.0  # a busy laptop: Dagster alone imports for most of a minute then
 STOP_SECONDS = 12.0
 CHAMPION_SECONDS = 3.0
@@ -376,7 +376,7 @@ def service(settings: Settings, model_folder: Path, port: int, few_steps: Path |
         # BentoML clears this folder at start: another service of the home (a smoke test) must have its own.
         PROMETHEUS_MULTIPROC_DIR=str(settings.paths.bentoml / "prometheus-up"),
     )
-    url = f"http://{_reachable(host)}:{port}"
+    url = f"http://{reachable(host)}:{port}"
     return Program(SERVICE, "bentoml", arguments, url, "/readyz", environment, settings.paths.bentoml, "/healthz")
 
 
@@ -477,9 +477,3 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _reachable(host: str) -> str:
-    """An address a browser on this machine can open, for a host that may mean "all"."""
-    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host

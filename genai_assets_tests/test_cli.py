@@ -83,11 +83,42 @@ def test_settings_are_printed_as_the_toml_they_can_be_read_from(home, monkeypatc
     assert Settings() == before
 
 
-def test_a_password_in_a_database_url_is_not_printed(home, monkeypatch):
-    monkeypatch.setenv("GENAI_SERVING__DATABASE_URL", "postgresql+psycopg://me:sesame@db/genai")
-    told = genai("settings")
-    assert "sesame" not in told
-    assert "postgresql+psycopg://me:…@db/genai" in told
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me:sesame@db/genai", "postgresql+psycopg://me:…@db/genai"),
+        ("postgresql+psycopg://me:open sesame@db/genai", "postgresql+psycopg://me:…@db/genai"),
+        (
+            "postgresql+psycopg://db/genai?user=me&password=sesame&sslmode=require",
+            "postgresql+psycopg://db/genai?user=me&password=…&sslmode=require",
+        ),
+        ('mysql://db/genai?user=me&Passwd=o"sesame', "mysql://db/genai?user=me&Passwd=…"),
+        ("trino://me@db/genai?access_token=sesame", "trino://me@db/genai?access_token=…"),
+    ],
+)
+def test_a_password_in_a_database_url_is_not_printed(home, monkeypatch, url, shown):
+    monkeypatch.setenv("GENAI_SERVING__DATABASE_URL", url)
+    monkeypatch.setenv("GENAI_DATASET__SOURCES", json.dumps([{"kind": "sql", "url": url}]))
+    told = tomllib.loads(genai("settings"))
+    assert told["serving"]["database_url"] == told["dataset"]["sources"][0]["url"] == shown
+    assert "sesame" not in genai("settings")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nonsense", "database_url is no SQLAlchemy URL"),
+        ("nobase://db/genai", "nobase"),
+        ("postgresql+nodriver://me:sesame@db/genai", "nodriver"),
+        ("sqlite:///genai.toml", "file is not a database"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--fast"]])
+def test_a_database_that_cannot_be_used_is_told_by_its_setting_without_a_traceback(home, monkeypatch, url, told, more):
+    monkeypatch.setenv("GENAI_SERVING__DATABASE_URL", url)
+    said = genai("generate", "a red fox", *more, status=2)
+    assert "serving" in said and "database_url" in said and told in said
+    assert "Traceback" not in said and "sesame" not in said
 
 
 def test_an_impossible_setting_is_told_by_its_name_without_a_traceback(home, monkeypatch):

@@ -180,6 +180,13 @@ def test_whole_pictures_go_into_a_folder_that_label_studio_can_serve(home: Path)
         assert picture.stat().st_nlink == 1, "no link into the store of pictures"
 
 
+@pytest.mark.parametrize("out", ["tasks.xml", "tasks", "tasks.jsonl"])
+def test_tasks_go_into_a_json_file_so_that_the_labelling_interface_takes_no_others_place(home: Path, out: str):
+    with pytest.raises(ValueError, match=rf"--out is {out}; .*\.json"):
+        run("export", "--out", out)
+    assert not (home / out).exists() and not (home / "tasks.xml").exists()
+
+
 def test_only_records_of_a_split_are_written_when_it_is_asked_for(home: Path):
     with pytest.raises(ValueError, match="nothing is split yet"):
         run("export", "--out", "tasks.json", "--split", "train")

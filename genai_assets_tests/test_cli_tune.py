@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from genai_assets.artifacts import Artifact
 from genai_assets.cli_tune import tune
 from genai_assets.diffusion.tuning.proposal import write_study
-from genai_assets.diffusion.tuning.space import Budget, Range
+from genai_assets.diffusion.tuning.space import Budget, Range, Space
 from genai_assets.diffusion.tuning.study import StudyResult, Trial
 from genai_assets.settings import Settings
 from genai_assets.stages import artifact_store
@@ -34,7 +34,7 @@ def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def leave_study(*trials: Trial) -> Artifact:
     settings = Settings()
     result = StudyResult("fine-tune-1", trials, (), interrupted=0)
-    space = {"learning_rate": Range(1e-5, 1e-2, log=True)}
+    space: Space = {"learning_rate": Range(1e-5, 1e-2, log=True)}
     return artifact_store(settings).build(
         "hyperparameter_study",
         {"config": settings.fine_tune.model_dump(mode="json")},
@@ -60,6 +60,19 @@ def test_an_accepted_proposal_is_written_into_the_settings_and_nothing_else_chan
     written = config_file.read_text()
     assert "in force already" in accept()[0]
     assert config_file.read_text() == written
+
+
+def test_a_private_file_behind_a_link_stays_private_and_the_link_a_link(config_file: Path, tmp_path: Path):
+    kept = tmp_path / "kept" / "team.toml"
+    kept.parent.mkdir()
+    config_file.rename(kept)
+    kept.chmod(0o600)
+    config_file.symlink_to("kept/team.toml")
+    leave_study(CURRENT, BETTER)
+    assert accept()[1] is None
+    assert config_file.readlink() == Path("kept/team.toml")
+    assert "learning_rate = 8e-05" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_variable_that_hides_the_accepted_value_is_named(config_file: Path, monkeypatch: pytest.MonkeyPatch):

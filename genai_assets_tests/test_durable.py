@@ -77,6 +77,15 @@ def test_a_written_file_can_be_read_by_others_and_missing_folders_are_made(tmp_p
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path, mode):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    durable.write_text(path, "new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
+
+
 @given(value=plain_values)
 def test_the_order_of_keys_changes_no_fingerprint(value):
     assert durable.canonical_json(turned(value)) == durable.canonical_json(value)

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
+from genai_assets.console import explain
 from genai_assets.privacy import TELEMETRY_OFF, turn_telemetry_off
 from genai_assets.settings import FineTuneSettings, HomePaths, Settings
 
@@ -37,6 +39,54 @@ def test_nothing_is_created_by_reading_settings_and_naming_places(tmp_path):
     assert settings.paths.mlflow_url == f"sqlite:///{settings.home}/mlflow/mlflow.sqlite"
     assert vars(HomePaths(settings.home)) == vars(settings.paths)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("section", ["serving", "study"])
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sqlite:///requests.sqlite", "{here}/requests.sqlite"),
+        ("sqlite+pysqlite:///below/requests.sqlite?timeout=3", "{here}/below/requests.sqlite"),
+        ("sqlite:///a%3Fb.sqlite", "{here}/a?b.sqlite"),
+        ("sqlite:////elsewhere/requests.sqlite", "/elsewhere/requests.sqlite"),
+        ("sqlite:///:memory:", ":memory:"),
+        ("sqlite:///file:requests?mode=ro&uri=true", "file:requests"),
+        ("postgresql+psycopg://me:sesame@db/genai", "genai"),
+    ],
+)
+def test_a_relative_sqlite_file_lies_where_we_were_called_from_whoever_opens_it(
+    tmp_path, monkeypatch, section, given, meant
+):
+    monkeypatch.setenv(f"GENAI_{section.upper()}__DATABASE_URL", given)
+    url, before = sa.make_url(getattr(Settings(), section).database_url), sa.make_url(given)
+    assert url.database == meant.format(here=tmp_path)
+    assert (url.drivername, url.password, url.query) == (before.drivername, before.password, before.query)
+
+
+def test_a_home_may_be_called_as_people_call_folders(tmp_path):
+    settings = Settings(home=tmp_path / "50% off? #1 @home")
+    for url, file in {
+        settings.database_url: settings.paths.database,
+        settings.study_database_url: settings.paths.studies,
+        settings.paths.mlflow_url: settings.paths.mlflow / "mlflow.sqlite",
+    }.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE here (id INTEGER)"))
+        engine.dispose()
+        assert file.is_file()
+    assert [place.name for place in tmp_path.iterdir()] == [settings.home.name]
+
+
+@pytest.mark.parametrize("section", ["serving", "study"])
+def test_a_database_url_that_is_none_is_refused_by_its_name_and_not_repeated(monkeypatch, section):
+    monkeypatch.setenv(f"GENAI_{section.upper()}__DATABASE_URL", "postgresql:/me:sesame@db")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    told = explain(refused.value)
+    assert section in told and "database_url is no SQLAlchemy URL" in told
+    assert "sesame" not in told
 
 
 def test_the_environment_reaches_into_a_section_and_leaves_the_rest(monkeypatch):
@@ -81,6 +131,7 @@ def test_a_file_elsewhere_is_named_by_a_variable(tmp_path, monkeypatch):
         ("[fine_tune]\nresolution = 65", r"fine_tune\.resolution"),
         ("[splits]\nheld_out_share = 0.5", r"splits\.held_out_share"),
         ('device = "tpu"', "device"),
+        ("sampling = 30", "sampling"),
     ],
 )
 def test_an_unknown_name_or_a_value_out_of_range_in_the_file_is_named(tmp_path, toml, named):
@@ -95,6 +146,7 @@ def test_an_unknown_name_or_a_value_out_of_range_in_the_file_is_named(tmp_path, 
         ("GENAI_FINE_TUNE__BATCHSIZE", "3", r"fine_tune\.batchsize"),
         ("GENAI_SAMPLING__STEPS", "201", r"sampling\.steps"),
         ("GENAI_SERVING__PORT", "http", r"serving\.port"),
+        ("GENAI_SAMPLING", "30", "sampling"),
     ],
 )
 def test_an_unknown_name_or_a_value_out_of_range_in_the_environment_is_named(monkeypatch, variable, value, named):
@@ -128,6 +180,11 @@ def test_settings_do_not_change_once_read():
         ("{caption} by {artist}", "artist"),
         ("{caption} {}", r"may use \{caption\} and \{style\} only"),
         ("{caption", r"may use \{caption\} and \{style\} only"),
+        ("{caption!s} in {style}", r"not \{caption!s\}"),
+        ("{caption:>9}", r"not \{caption:>9\}"),
+        ("{caption.upper}", r"not \{caption.upper\}"),
+        ("{caption}, {style!r}", r"not \{style!r\}"),
+        ("{caption} {{caption}}", "double braces"),
     ],
 )
 def test_a_prompt_template_without_a_place_for_the_caption_is_refused(template, told):

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from genai_assets import up
 from genai_assets.registry.champion import ChampionPointer, ModelVersion
+from genai_assets.serving.request_log import RequestEntry, RequestLog
 from genai_assets.settings import DatasetSettings, PagesSettings, ServingSettings, Settings
 
 pytest_plugins = ["genai_assets_tests.serving.tiny_service"]
@@ -80,6 +81,24 @@ def test_the_programs_read_the_same_settings_from_an_absolute_home_and_phone_nob
     assert Path(told["GENAI_HOME"]).is_absolute()
     for switch in ("DAGSTER_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "BENTOML_DO_NOT_TRACK"):
         assert switch in program.environment
+
+
+def test_the_service_logs_into_the_file_that_a_relative_url_means_here_and_not_below_its_own_folder(
+    settings, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    serving = ServingSettings(database_url="sqlite:///requests.sqlite")
+    program = up.service(settings.model_copy(update={"serving": serving}), tmp_path / "model", 4000)
+    for name, value in program.environment.items():
+        monkeypatch.setenv(name, value)
+    program.folder.mkdir(parents=True)
+    monkeypatch.chdir(program.folder)
+    with RequestLog(Settings().database_url) as log:
+        log.record_request(RequestEntry(prompt="a fox", n=1, size="64x64", seed=1, model_version="m", status=200))
+    monkeypatch.chdir(tmp_path)
+    with RequestLog(serving.database_url or "") as log:
+        assert list(log.requests()["prompt"]) == ["a fox"]
+    assert (tmp_path / "requests.sqlite").is_file()
 
 
 def test_the_reports_are_served_where_every_other_program_is_told_they_are(settings):

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genai_assets import ui
 from genai_assets.datasets.picture_store import PictureStore
+from genai_assets.loopback import asks_for_loopback, is_loopback
 from genai_assets.serving.generator import DrawingRoom, DrawingTimeout, PictureGenerator, QueueFull
 from genai_assets.serving.request_log import FeedbackEvent, LogUnavailable, RequestEntry, RequestLog, UnknownRequest
 from genai_assets.serving.schemas import (
@@ -88,7 +89,10 @@ class Parts:
 
 
 def build_app(parts: Parts) -> ASGIApp:
-    """The application: page, generation, feedback, model facts, figures; every error in OpenAI's shape."""
+    """The application: page, generation, feedback, model facts, figures; every error in OpenAI's shape.
+
+    While ``serving.host`` is loopback, a request that names another host is refused with 421 (see ``loopback``).
+    """
     endpoints = _Endpoints(parts)
     routes = [
         Route("/", endpoints.page, methods=["GET"]),
@@ -106,7 +110,8 @@ def build_app(parts: Parts) -> ASGIApp:
             Exception: _answer_unexpected,
         },
     )
-    return _Counted(app, parts.figures, {route.path for route in routes})
+    guarded = _ForThisMachine(app) if is_loopback(parts.settings.host) else app
+    return _Counted(guarded, parts.figures, {route.path for route in routes})
 
 
 class _Endpoints:
@@ -311,6 +316,22 @@ async def _read_bounded(request: Request, limit: int) -> bytes:
         message = f"the body is larger than {limit} bytes"
         raise ApiError(413, message, code="request_too_large", close=True)
     return bytes(body)
+
+
+class _ForThisMachine:
+    """Refuses what asks for another host than this machine: it comes from another site's page."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or asks_for_loopback(Headers(scope=scope).get("host")):
+            await self._app(scope, receive, send)
+            return
+        message = "this service is for its own machine: ask localhost or a loopback address, or set serving.host"
+        told = ApiError(421, message, code="misdirected_request", close=True)
+        answer = await _answer_api_error(Request(scope), told)
+        await answer(scope, receive, send)
 
 
 class _Counted:

@@ -23,8 +23,9 @@ from typing import Any
 
 from genai_assets import durable, privacy
 from genai_assets.child_process import environment_of, start_module
+from genai_assets.loopback import reachable
 from genai_assets.serving.generator import read_facts
-from genai_assets.settings import Settings
+from genai_assets.settings import Settings, sqlite_url
 
 SERVICE = "genai_assets.serving.service:ImageGenerationService"
 BENTO_NAME = "image_generation_service"
@@ -209,7 +210,7 @@ def running_service(
         arguments = ["serve", target, "--host", host, "--port", str(port)]
         process = start_module("bentoml", arguments, folder=Path(scratch), environment=environment, output=output)
         try:
-            base_url = f"http://{host}:{port}"
+            base_url = f"http://{reachable(host)}:{port}"
             _wait_until_ready(process, base_url, log_path, timeout)
             yield base_url
         finally:
@@ -357,7 +358,7 @@ def _size(folder: Path) -> int:
 
 
 def _logging_to(settings: Settings, folder: Path) -> Settings:
-    serving = settings.serving.model_copy(update={"database_url": f"sqlite:///{folder / 'requests.sqlite'}"})
+    serving = settings.serving.model_copy(update={"database_url": sqlite_url(folder / "requests.sqlite")})
     return settings.model_copy(update={"serving": serving})
 
 

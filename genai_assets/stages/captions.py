@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genai_assets.settings import Settings
+from genai_assets.settings import Settings, sqlite_url
 from genai_assets.stages.ground import OnProgress, told_as
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class CaptionsInForce:
         if self.captioner is None:
             return {}
         settings, store = self.settings, PictureStore(self.settings.paths.pictures)
-        with AutoCaptionStore(f"sqlite:///{settings.paths.auto_captions}") as kept:
+        with AutoCaptionStore(sqlite_url(settings.paths.auto_captions)) as kept:
             if ask_model:
                 # What a worker refused is not decoded here; validation quarantines it anyway.
                 with Inspections(settings) as inspections:
@@ -107,7 +107,7 @@ def correction_log(settings: Settings) -> "CorrectionLog":
     """The log of corrections of the home folder."""
     from genai_assets.datasets.corrections import CorrectionLog
 
-    return CorrectionLog(f"sqlite:///{settings.paths.corrections}")
+    return CorrectionLog(sqlite_url(settings.paths.corrections))
 
 
 def _captioner(settings: Settings) -> "Captioner | None":

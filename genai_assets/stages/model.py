@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from genai_assets.artifacts import Artifact
-from genai_assets.settings import Settings
+from genai_assets.settings import Settings, sqlite_url
 from genai_assets.stages.dataset import picture_reader, read_splits
 from genai_assets.stages.ground import OnProgress, artifact_store, made_from, model_version, told_as
 
@@ -265,7 +265,7 @@ def training_cache(
             read = prior_reader(prior.path, read)
         family = family_of(load_pipeline(base.path))
         family.prepare_for_encoding(choose_device(settings.device))
-        with EncodingStore(f"sqlite:///{settings.paths.encodings}", encoders) as encodings:
+        with EncodingStore(sqlite_url(settings.paths.encodings), encoders) as encodings:
             return build_training_cache(
                 rows,
                 read,

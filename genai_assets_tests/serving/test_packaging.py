@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_what_was_acknowledged_is_there_after_kill_9(model_folder: Path, tmp_pat
     assert not service_processes(url)
     with RequestLog(settings.database_url) as log:
         assert list(log.requests()["id"]) == [answer.request_id]
+
+
+@pytest.fixture
+def ipv6() -> str:
+    """The loopback address, where the machine has one."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"this machine speaks no IPv6: {error}")
+    return "::1"
+
+
+def test_a_service_on_an_ipv6_address_is_tried_at_that_address(model_folder: Path, tmp_path: Path, ipv6: str):
+    assert smoke_test(model_folder, make_settings(tmp_path, host=ipv6), "a lighthouse").model_version == VERSION
 
 
 def test_a_folder_that_is_no_model_is_not_even_started(tmp_path: Path):

@@ -1,6 +1,8 @@
 """The service over HTTP: a real `bentoml serve` with a tiny random model."""
 
+import asyncio
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -14,7 +16,10 @@ from PIL import Image
 from genai_assets import durable
 from genai_assets.datasets.picture_store import PictureStore
 from genai_assets.serving.client import ServiceError
-from genai_assets_tests.serving.tiny_service import STUDENT, VERSION, Service
+from genai_assets.serving.endpoints import Figures, Parts, build_app
+from genai_assets.serving.generator import DrawingRoom, PictureGenerator
+from genai_assets.serving.request_log import RequestLog
+from genai_assets_tests.serving.tiny_service import STUDENT, VERSION, Service, make_settings
 
 pytest_plugins = ["genai_assets_tests.serving.tiny_service"]
 
@@ -258,6 +263,39 @@ def test_the_page_allows_its_own_script_only(service: Service):
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy and "unsafe" not in policy
     outside = response.text.replace("http://www.w3.org/2000/svg", "")
     assert "http://" not in outside and "https://" not in outside
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "127.0.0.1.rebound.example", "0.0.0.0"])
+def test_another_sites_name_for_this_machine_neither_draws_nor_rates(service: Service, host: str):
+    port = service.url.rpartition(":")[2]
+    with service.client() as client, service.log() as log:
+        drawn = client.generate("a cup")
+        rating = {"request_id": drawn.request_id, "picture_index": 0, "rating": "up", "better_caption": "poison"}
+        before = len(log.requests())
+        for path, body in ((GENERATE, {"prompt": "a red car"}), ("/v1/feedback", rating)):
+            status, error = refused(service, body, headers={"host": f"{host}:{port}"}, path=path)
+            assert (status, error["code"]) == (421, "misdirected_request") and "serving.host" in error["message"]
+        assert len(log.requests()) == before and drawn.request_id not in set(log.feedback()["request_id"])
+    assert httpx.get(service.url + "/metrics", headers={"host": host}).status_code == 421
+    assert httpx.get(service.url, headers={"host": f"localhost:{port}"}).status_code == 200
+
+
+@pytest.mark.parametrize(("listens", "status"), [("0.0.0.0", 200), ("gpu.internal", 200), ("::1", 421)])
+def test_a_service_for_others_answers_to_any_name_as_a_proxy_may_give_it_one(tmp_path, listens: str, status: int):
+    settings = make_settings(tmp_path, host=listens)
+
+    def load() -> PictureGenerator:
+        raise ValueError("the page needs no model")
+
+    async def ask() -> int:
+        with RequestLog(settings.database_url) as log, contextlib.closing(DrawingRoom(load, max_waiting=1)) as room:
+            app = build_app(Parts(room, PictureStore(settings.paths.drawn), log, settings.serving, Figures()))
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://pictures.example"
+            ) as http:
+                return (await http.get("/")).status_code
+
+    assert asyncio.run(ask()) == status
 
 
 def test_a_client_of_no_service_says_so():
