@@ -238,6 +238,21 @@ def test_a_base_that_reads_prompts_otherwise_gets_a_cache_of_its_own(team: Setti
     assert shapes == [20, 5]
 
 
+def test_another_house_style_or_paper_gets_a_training_cache_of_its_own(team: Settings, tmp_path: Path):
+    settings = _with_tiny_base(team, tmp_path / "base")
+    validated = stages.validated_data(settings, stages.raw_data(settings))
+    split, base = stages.splits(settings, validated), stages.base_model(settings)
+    made = stages.training_cache(settings, validated, split, base)
+    assert stages.training_cache(settings, validated, split, base).reused
+    black, outline = (
+        settings.model_copy(update={"dataset": settings.dataset.model_copy(update=change)})
+        for change in ({"background": "#000000"}, {"house_style": "outline"})
+    )
+    assert stages.training_cache(black, validated, split, base).fingerprint != made.fingerprint
+    with pytest.raises(ValueError, match="no pictures"):  # there are none of that style, but the other's are not taken
+        stages.training_cache(outline, validated, split, base)
+
+
 def test_pictures_of_one_model_are_never_taken_for_those_of_another_with_its_version(team: Settings, tmp_path: Path):
     settings = team.model_copy(update={"sampling": team.sampling.model_copy(update={"steps": 1})})
     drawn = []
