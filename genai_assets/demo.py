@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from genai_assets import stages
 from genai_assets.settings import Settings
 
@@ -47,7 +49,7 @@ def run_demo(settings: Settings, console: "Console") -> int:
 
     console.print(
         "[bold]genai_assets demo[/]: real icon pictures in, a model fine-tuned on them, measured, promoted, served "
-        f"over HTTP, watched and rated.\nEverything it makes lies in {settings.home}."
+        f"over HTTP, watched and rated.\nEverything it makes lies in {escape(str(settings.home))}."
     )
     timings = Timings()
     with Orchestra(settings, console) as orchestra:
@@ -62,7 +64,10 @@ def run_demo(settings: Settings, console: "Console") -> int:
             console.print(
                 "[yellow]Nothing was promoted, so there is nothing to serve.[/] The line of champion_model above"
             )
-            console.print(f"says why; the pictures are in {report.path if report else settings.home}.", soft_wrap=True)
+            console.print(
+                f"says why; the pictures are in {escape(str(report.path if report else settings.home))}.",
+                soft_wrap=True,
+            )
             return 1
         with timings.of("traffic and ratings"):
             _send_traffic(settings, champion, console)
@@ -150,8 +155,8 @@ def _print_ending(settings: Settings, console: "Console", timings: Timings, by_a
     validated, model = store.newest("validated_data"), store.newest("fine_tuned_model")
     readiness = store.newest("data_readiness_report")
     assert drift and feedback and validated and model and readiness
-    console.print(f"Champion: {champion.model_version} — {champion.reason}")
-    console.print(f"Drift: [bold]{drift.summary['verdict']}[/] — {drift.summary['reason']}")
+    console.print(f"Champion: {champion.model_version} — {escape(champion.reason)}")
+    console.print(f"Drift: [bold]{drift.summary['verdict']}[/] — {escape(drift.summary['reason'])}")
     console.print(
         f"Feedback: {feedback.summary['liked']} liked, {feedback.summary['disliked']} disliked; "
         f"{feedback.summary['waiting']} of {feedback.summary['batch_size']} for the next batch"
@@ -168,5 +173,5 @@ def _print_ending(settings: Settings, console: "Console", timings: Timings, by_a
         ("every claim about the data (Data Docs)", Path(validated.summary["data_docs"])),
         ("the drift report", drift.path / "drift.html"),
     ):
-        console.print(f"  {what:34} {path}", soft_wrap=True, highlight=False)
+        console.print(f"  {what:34} {escape(str(path))}", soft_wrap=True, highlight=False)
     console.print("\nNext: [bold]make up[/] runs the Dagster UI, the service with its page, these reports, and MLflow.")

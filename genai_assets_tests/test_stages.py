@@ -175,6 +175,29 @@ def test_an_evaluation_that_does_not_know_the_champion_promotes_nothing_and_says
     assert "m-new" in decision.reason
 
 
+def test_a_model_is_not_promoted_by_the_evaluation_of_another(tmp_path: Path):
+    settings = Settings(home=tmp_path / "home")
+    store = stages.artifact_store(settings)
+
+    def made(name: str) -> Artifact:
+        def make(out: Path) -> dict[str, Any]:
+            (out / "weights").write_text(name)
+            return {"model_version": name}
+
+        return store.build("fine_tuned_model", {"name": name}, make)
+
+    evaluated, other = made("m-evaluated"), made("m-other")
+    report = store.build(
+        "eval_report",
+        {"model": evaluated.data_version, "champion": None, "few_steps": None},
+        lambda out: {"model_version": "m-evaluated"},
+    )
+    with pytest.raises(ValueError, match=r"of m-evaluated, not of m-other: materialize eval_report"):
+        stages.champion_model(settings, other, report)
+    with ChampionPointer(settings.database_url) as pointer:
+        assert pointer.current() is None
+
+
 def _with_tiny_base(team: Settings, base: Path, **fine_tune: Any) -> Settings:
     """The team's settings with a tiny base model, saved when it is not there, trained for a step and drawn in one."""
     if not base.is_dir():

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
+from rich.markup import escape
 
 from genai_assets.settings import Settings
 from genai_assets.up import copy_instance_settings
@@ -93,7 +94,7 @@ class Orchestra:
         )
         error = "" if result.success else _first_error(result.all_events, job_name)
         if error and self._console:
-            self._console.print(f"[red]✗ {job_name} failed.[/] {error}", highlight=False, soft_wrap=True)
+            self._console.print(f"[red]✗ {job_name} failed.[/] {escape(error)}", highlight=False, soft_wrap=True)
         return JobOutcome(result.success, seconds, reused, error)
 
 
@@ -116,7 +117,7 @@ class _Teller(logging.Handler):
         step = meta.get("step_key") or (event.step_key if event else None)
         if event is None:
             if step and record.levelno >= logging.INFO:
-                self._say(f"  [dim]{step:17} {meta.get('orig_message', record.getMessage())}[/]")
+                self._say(f"  [dim]{step:17} {escape(str(meta.get('orig_message', record.getMessage())))}[/]")
         elif event.is_step_materialization:
             if _was_reused(event):
                 self._reused.add(str(step))

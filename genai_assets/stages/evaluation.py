@@ -272,11 +272,17 @@ def champion_model(
     Raises:
         BrokenModel: the gate calls the model broken.
         ChampionChanged: another promotion came in between.
+        ValueError: the report is of another model.
     """
     from genai_assets.registry import tracking
     from genai_assets.registry.champion import ChampionPointer, ModelVersion
 
     version = model.summary["model_version"]
+    if report.inputs["model"] != model.data_version:
+        raise ValueError(
+            f"the evaluation is of {report.summary['model_version']}, not of {version}: materialize eval_report, then "
+            "champion_model again"
+        )
     with ChampionPointer(settings.database_url) as pointer:
         before = pointer.current()
         decision = gate(settings, report)
@@ -334,7 +340,7 @@ def _student(settings: Settings, report: Artifact, distilled: Artifact | None) -
     """What the champion's facts say of its student, None when it is not to serve; and the reason, to be added."""
     from genai_assets.evaluation.promotion import Figures, judge_student
 
-    if distilled is None or not is_student(distilled) or FEW_STEPS not in report.summary["models"]:
+    if distilled is None or not is_student(distilled) or report.inputs["few_steps"] != distilled.data_version:
         return None, ""
     metrics = read_metrics(report)
     verdict = judge_student(

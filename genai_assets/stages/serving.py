@@ -36,17 +36,18 @@ def bento_service(settings: Settings, champion: Artifact) -> Artifact:
             "smoke_test_ms": tried.latency_ms,
         }
 
-    return artifact_store(settings).build(
+    inputs = made_from(
         "bento_service",
-        made_from(
-            "bento_service",
-            model=champion.summary["model_version"],
-            few_steps=champion.summary[FEW_STEPS],
-            package=code_version(),
-            sampling=settings.sampling.model_dump(mode="json"),
-        ),
-        make,
+        model=champion.summary["model_version"],
+        few_steps=champion.summary[FEW_STEPS],
+        package=code_version(),
+        sampling=settings.sampling.model_dump(mode="json"),
     )
+    store = artifact_store(settings)
+    built = store.find("bento_service", inputs)
+    # The Bento itself lies in BentoML's store, from which it may have been removed since.
+    lost = built is not None and not Path(built.summary["path"]).is_dir()
+    return store.build("bento_service", inputs, make, fresh=lost)
 
 
 SMOKE_TEST_PROMPT = "red apple"

@@ -82,10 +82,12 @@ def test_the_service_is_packed_anew_when_what_goes_into_it_has_changed(
     model_folder: Path, own_code: Path, tmp_path: Path, monkeypatch, changed: str
 ):
     built: list[str] = []
+    bento = tmp_path / "bento"
 
     def build(*_given: object) -> BentoInfo:
         built.append(packaging.code_version())
-        return BentoInfo("service:1", tmp_path, 1, VERSION)
+        bento.mkdir()
+        return BentoInfo("service:1", bento, 1, VERSION)
 
     monkeypatch.setattr(packaging, "build_bento", build)
     monkeypatch.setattr(packaging, "smoke_test", lambda *_given: SmokeResult(1.0, "", 64, 64, VERSION, b"png"))
@@ -99,8 +101,12 @@ def test_the_service_is_packed_anew_when_what_goes_into_it_has_changed(
         text.replace("torch==", "torch==9.") if changed.endswith(".txt") else text + "\n#\n"
     )
     shutil.rmtree(own_code / "genai_assets" / "__pycache__", ignore_errors=True)  # compiled code is no change
+    bento.rmdir()
     stages.bento_service(settings, champion)
     assert len(built) == len(set(built)) == 2
+    bento.rmdir()  # lost
+    stages.bento_service(settings, champion)
+    assert len(built) == 3
 
 
 def test_another_model_under_the_same_version_is_refused(model_folder: Path, tmp_path: Path):
