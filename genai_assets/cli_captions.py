@@ -145,7 +145,7 @@ def import_captions(
         say(console, f"… and {len(added.conflicts) - _TOLD:,} more such pictures.", "yellow")
     if bad := sum(bool(caption_problems(one.caption, settings.captions)) for one in told.corrections):
         say(console, f"{bad:,} of the corrected captions have problems themselves: genai data captions check", "yellow")
-    raw = stages.artifact_store(settings).newest("raw_data")
+    raw = stages.newest_raw_data(settings)
     if raw is not None and told.corrections:
         from genai_assets.datasets.records import read_manifest
 
@@ -236,7 +236,7 @@ def _manifest(settings: "Settings") -> "pd.DataFrame":
     from genai_assets.datasets.records import read_manifest
     from genai_assets.stages.captions import captions_in_force
 
-    raw = stages.artifact_store(settings).newest("raw_data")
+    raw = stages.newest_raw_data(settings)
     if raw is None:
         raise ValueError(f"there is no data in {settings.home} yet: run `genai prepare`")
     return captions_in_force(settings).apply(read_manifest(raw.file("manifest.parquet")), ask_model=False)

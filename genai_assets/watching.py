@@ -44,7 +44,7 @@ def new_data(settings: Settings) -> Arrived:
     from genai_assets.datasets.release import released_categories
 
     store = stages.artifact_store(settings)
-    raw, split = store.newest("raw_data"), store.newest("splits")
+    raw, split = stages.newest_raw_data(settings), store.newest("splits")
     if raw is None or split is None:
         return Arrived()
     arrivals = look(settings)
@@ -68,7 +68,7 @@ def closed_feedback(settings: Settings) -> Arrived:
     """A reason when there are closed feedback batches that raw_data has not read."""
     from genai_assets.datasets.arrivals import look
 
-    raw = stages.artifact_store(settings).newest("raw_data")
+    raw = stages.newest_raw_data(settings)
     batches = sorted(path.name for path in settings.paths.feedback_batches.glob("*.parquet"))
     if raw is None or not batches:
         return Arrived()
@@ -104,7 +104,7 @@ def drift(settings: Settings) -> list[Reason]:
     """
     store = stages.artifact_store(settings)
     report = store.newest("drift_report")
-    raw = store.newest("raw_data")
+    raw = stages.newest_raw_data(settings)
     if report is None or raw is None:
         return []
     found = json.loads(report.file("drift.json").read_text())

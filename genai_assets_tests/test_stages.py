@@ -175,6 +175,17 @@ def test_an_evaluation_that_does_not_know_the_champion_promotes_nothing_and_says
     assert "m-new" in decision.reason
 
 
+def test_the_newest_raw_data_is_that_of_the_highest_number_whatever_a_copy_made_of_the_times(tmp_path: Path):
+    settings = Settings(home=tmp_path / "home")
+    assert stages.newest_raw_data(settings) is None
+    store = stages.artifact_store(settings)
+    for number in (3, 1, 2):  # in this order they reached the copy
+        store.build("raw_data", {"number": number}, lambda out, n=number: {"number": n, "batch": f"batch {n}"})
+    newest, found = store.newest("raw_data"), stages.newest_raw_data(settings)
+    assert newest is not None and newest.summary["number"] == 2
+    assert found is not None and found.summary["number"] == 3
+
+
 def test_a_model_is_not_promoted_by_the_evaluation_of_another(tmp_path: Path):
     settings = Settings(home=tmp_path / "home")
     store = stages.artifact_store(settings)

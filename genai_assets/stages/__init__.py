@@ -9,6 +9,7 @@ from genai_assets.stages.curation import duplicate_clusters, split_leaks
 from genai_assets.stages.dataset import (
     batches,
     image_features,
+    newest_raw_data,
     next_batch_number,
     picture_reader,
     raw_data,
@@ -80,6 +81,7 @@ __all__ = [
     "inference_log",
     "is_student",
     "model_version",
+    "newest_raw_data",
     "next_batch_number",
     "picture_reader",
     "prior_pictures",

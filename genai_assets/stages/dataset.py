@@ -31,7 +31,7 @@ def raw_data(settings: Settings, *, batch: str | None = None, on_progress: OnPro
     if batch is not None and (known := {made.summary["batch"]: made for made in batches(settings)}.get(batch)):
         return known
     arrivals = look(settings)
-    newest = store.newest("raw_data")
+    newest = newest_raw_data(settings)
     number = next_batch_number(newest)
     wanted = Batch(number, batch or arrivals.batch_name(number), newest.path if newest else None)
     same = newest is not None and number > 1 and newest.inputs["sources"] == arrivals.digests
@@ -57,6 +57,15 @@ def raw_data(settings: Settings, *, batch: str | None = None, on_progress: OnPro
 def next_batch_number(newest: Artifact | None) -> int:
     """The number of the batch after the newest raw data; 1 when there is none, or none that came as a batch."""
     return 1 + (newest.summary.get("number", 0) if newest else 0)
+
+
+def newest_raw_data(settings: Settings) -> Artifact | None:
+    """The batch of raw data with the highest number, or None: files' times do not survive every copy of a home."""
+    last, numbered = artifact_store(settings).newest("raw_data"), batches(settings)
+    if last is None or not numbered:
+        return last
+    highest = numbered[-1]
+    return highest if highest.summary["number"] >= next_batch_number(last) else last
 
 
 def batches(settings: Settings) -> list[Artifact]:
