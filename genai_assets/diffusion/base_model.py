@@ -221,7 +221,8 @@ def load_pipeline(folder: Path) -> Any:
 def save_model_folder(base: Path, family: Family, out: Path, facts: dict[str, Any], *, changed: Sequence[str]) -> None:
     """Fill ``out`` with a full pipeline folder: the base's parts, with those that training changed in their places.
 
-    Parts that did not change are hard links to the base's files, so a model costs only its own weights.
+    Parts that did not change are hard links to the base's files, so a model costs only its own weights. What else lies
+    in the base's folder, such as adapters that it was trained with, is no part of the new model.
 
     Args:
         base: a complete model folder.
@@ -232,9 +233,9 @@ def save_model_folder(base: Path, family: Family, out: Path, facts: dict[str, An
     """
     import torch
 
-    for part in sorted(base.iterdir()):
-        if part.is_dir() and part.name not in changed:
-            shutil.copytree(part, out / part.name, copy_function=durable.link_or_copy)
+    for part in json.loads((base / INDEX).read_text()):
+        if part not in changed and (base / part).is_dir():
+            shutil.copytree(base / part, out / part, copy_function=durable.link_or_copy)
     shutil.copy2(base / INDEX, out / INDEX)
     for name in changed:
         part = getattr(family.pipeline, name).to("cpu", torch.bfloat16)  # off the GPU, where it is drawn with next

@@ -1,6 +1,7 @@
 """Fine-tuning fills a folder that stock diffusers loads, or says what is wrong and leaves nothing."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,16 @@ def test_an_empty_training_split_is_a_clear_error_that_names_the_style(tiny_base
         with pytest.raises(ValueError, match=r"no pictures to train on.*'sketch'"):
             run(tiny_base, cache_folder, tmp_path, plan=settings(max_steps=steps), house_style="sketch")
     assert list((tmp_path / "model").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_adapters_of_a_base_that_was_trained_here_are_neither_taken_over_nor_changed(
+    tiny_base, cache_folder, tmp_path, method
+):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    (base / "lora").mkdir()
+    (base / "lora" / "adapter_config.json").write_text("the base's own")
+    run(base, cache_folder, tmp_path, plan=settings(method=method))
+    assert (tmp_path / "model" / "lora").exists() == (method == "lora")
+    assert (base / "lora" / "adapter_config.json").read_text() == "the base's own"

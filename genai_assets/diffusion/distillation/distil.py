@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genai_assets.datasets.attribution import ATTRIBUTION
 from genai_assets.diffusion.autoencoder.reconstruction import save_sheet
 from genai_assets.diffusion.base_model import INDEX, load_pipeline, model_facts, save_model_folder
 from genai_assets.diffusion.budget import affordable_steps, seconds_a_step
@@ -89,7 +90,7 @@ def distil(
 
     The student has the teacher's parts but for the denoiser and the noise scheduler. Its ``model.json`` says what the
     teacher's says, and under ``sampling`` with how many steps and which guidance scale it wants to be drawn.
-    ``samples.png`` shows both beside each other.
+    ``samples.png`` shows both beside each other. The teacher's ``ATTRIBUTION.md``, if it has one, is the student's too.
 
     Args:
         teacher: a fine-tuned model's folder, of a flow family.
@@ -156,9 +157,10 @@ def distil(
     }
     save_model_folder(teacher, family, out, told, changed=[family.denoiser_part])
     _replace_noise_scheduler(family.pipeline.scheduler, out)
-    shutil.rmtree(out / LORA_FOLDER, ignore_errors=True)  # the teacher's adapters, as hard links
     if result.lora_layers is not None:
         family.save_lora(result.lora_layers, out / LORA_FOLDER)
+    if (teacher / ATTRIBUTION).is_file():
+        shutil.copyfile(teacher / ATTRIBUTION, out / ATTRIBUTION)  # it learnt from the same pictures
     _draw_sheet(teacher, out, cache, house_style, settings, sampling, where)
     return {
         "family": family.name,

@@ -89,14 +89,14 @@ class Compiled(Backend):
     name = "compiled"
     batch_sizes = _BATCH_SIZES
 
-    def __init__(self, denoiser: Any, cache: Path | None = None):
+    def __init__(self, denoiser: Any):
         if denoiser.device.type == "cpu" and not can_compile():
             raise BackendUnavailable(
                 "sampling.backend is 'compiled', but this machine has no C++ compiler or no headers of Python; install "
                 "them (g++, python3-dev), or set it to 'auto'"
             )
         self._denoiser = denoiser
-        self._forward = compile_denoiser(denoiser.forward, cache)
+        self._forward = compile_denoiser(denoiser.forward)
 
     @property
     def computes(self) -> str:

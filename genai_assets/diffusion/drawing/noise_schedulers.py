@@ -7,8 +7,9 @@ from the same folder. Which one is best at how many steps is measured by ``pytho
 ``python -m genai_assets.diffusion.drawing.noise_schedulers FOLDER NAME`` changes a saved folder.
 """
 
+import argparse
 import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ _STOCK: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 NOISE_SCHEDULERS = tuple(_STOCK)
 """The names."""
+
+RECEIPT = "artifact.json"
+"""In a folder: it is a finished artifact, whose files do not change any more."""
+
+# Pipelines that tell their noise scheduler the number of steps alone. The others hand it sigmas of their own and a
+# shift, which of the stock classes only Euler's takes.
+_TELL_STEPS_ALONE = ("PRXPixelPipeline", "PRXPipeline", "StableDiffusion3Pipeline", "SanaPipeline")
 
 
 def shift_of(noise_scheduler: Any) -> float:
@@ -64,12 +72,11 @@ def use_noise_scheduler(pipeline: Any, name: str) -> None:
     """Let a loaded flow pipeline draw with another noise scheduler, led by the shift it has.
 
     Raises:
-        ValueError: the name is not known, or the pipeline is not of flow matching.
+        ValueError: the name is not known; the pipeline is not of flow matching, shifts sigmas by the picture's size, or
+            tells its noise scheduler what this one does not take.
     """
     before = pipeline.scheduler
-    of_flow = "FlowMatch" in type(before).__name__ or before.config.get("use_flow_sigmas")
-    if not of_flow:
-        raise ValueError(f"{type(before).__name__} is no noise scheduler of flow matching; it cannot be exchanged here")
+    _require_exchangeable(type(pipeline).__name__, type(before).__name__, before.config, name)
     pipeline.register_modules(scheduler=new_noise_scheduler(name, shift=shift_of(before)))
 
 
@@ -77,15 +84,19 @@ def save_noise_scheduler(folder: Path, name: str) -> None:
     """Change the noise scheduler of a saved pipeline folder, which may be one without weights.
 
     Raises:
-        ValueError: as :func:`use_noise_scheduler`.
+        ValueError: as :func:`use_noise_scheduler`; or the folder is a finished artifact. Nothing is changed then.
         FileNotFoundError: the folder is no pipeline's.
     """
     import diffusers
 
+    if (folder / RECEIPT).exists():
+        raise ValueError(
+            f"{folder} is a finished artifact, whose files stay as its {RECEIPT} says: copy the folder, remove "
+            f"{RECEIPT} from the copy, and change that"
+        )
     index = json.loads((folder / "model_index.json").read_text())
     library, class_name = index["scheduler"]
-    if "FlowMatch" not in class_name and not _config(folder).get("use_flow_sigmas"):
-        raise ValueError(f"{folder}: {class_name} is no noise scheduler of flow matching; it cannot be exchanged here")
+    _require_exchangeable(index["_class_name"], class_name, _config(folder), name)
     shift = shift_of(getattr(diffusers, class_name).from_pretrained(folder / "scheduler"))
     made = new_noise_scheduler(name, shift=shift)
     # Written anew, never into the file: it may be a hard link to another model's.
@@ -94,9 +105,42 @@ def save_noise_scheduler(folder: Path, name: str) -> None:
     durable.write_json(folder / "model_index.json", index)
 
 
+def _require_exchangeable(pipeline: str, before: str, config: Mapping[str, Any], name: str) -> None:
+    """Refuse what could be written and not be drawn with, or would be drawn with another shift."""
+    if "FlowMatch" not in before and not config.get("use_flow_sigmas"):
+        raise ValueError(f"{before} is no noise scheduler of flow matching; it cannot be exchanged here")
+    if config.get("use_dynamic_shifting"):
+        raise ValueError(
+            f"this {pipeline} shifts sigmas by the picture's size (use_dynamic_shifting), and those here have one "
+            "fixed shift: keep the noise scheduler that it has"
+        )
+    if name in _STOCK and name != "euler" and pipeline not in _TELL_STEPS_ALONE:
+        raise ValueError(
+            f"{pipeline} tells its noise scheduler sigmas and a shift, which {_STOCK[name][0]} ({name}) does not take: "
+            "keep the one that it has, or take euler"
+        )
+
+
 def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
 
 
+def main(arguments: list[str] | None = None) -> None:
+    """Change a saved folder, as the command line says; exit with a message where it cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m genai_assets.diffusion.drawing.noise_schedulers",
+        description="Let a saved pipeline folder draw with another noise scheduler.",
+    )
+    parser.add_argument("folder", type=Path, help="a folder saved by a diffusers pipeline of flow matching")
+    parser.add_argument("name", choices=NOISE_SCHEDULERS)
+    asked = parser.parse_args(arguments)
+    try:
+        save_noise_scheduler(asked.folder, asked.name)
+    except FileNotFoundError as error:
+        parser.error(f"{asked.folder} is no folder of a diffusers pipeline: there is no {error.filename}")
+    except ValueError as error:
+        parser.error(str(error))
+
+
 if __name__ == "__main__":
-    save_noise_scheduler(Path(sys.argv[1]), sys.argv[2])
+    main()

@@ -93,7 +93,7 @@ class ConvertedDenoiser:
                 return None
             compiled = self._convert(call)
             if place:
-                _write(compiled, place)
+                _keep(compiled, place)
         self._runners[call.signature] = _Runner(compiled, self._configs())
         return self._runners[call.signature]
 
@@ -339,8 +339,31 @@ def _capabilities() -> tuple[str, ...]:
     return tuple(sorted(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
 
 
+def _keep(compiled: _Compiled, place: Path) -> None:
+    """Write it to the cache; where that cannot be, the code serves this process alone, and the log says so once."""
+    from safetensors import SafetensorError
+
+    try:
+        _write(compiled, place)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        _warn_unwritable(place.parent, reason or str(error))
+        return
+    _forget_oldest(place)
+
+
+@functools.cache
+def _warn_unwritable(folder: Path, error: str) -> None:
+    logger.warning(
+        "%s cannot be written (%s): denoisers are converted anew in each process until it can; make room there, or "
+        "give this account the right to write",
+        folder,
+        error,
+    )
+
+
 def _write(compiled: _Compiled, place: Path) -> None:
-    """Write all or nothing, and remove the oldest files when the cache grows too large."""
+    """All or nothing."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -352,11 +375,10 @@ def _write(compiled: _Compiled, place: Path) -> None:
     }
     with durable.replacing(place) as temporary:
         save_file(parts, temporary, metadata=facts)
-    _forget_oldest(place)
 
 
 def _read(place: Path) -> _Compiled | None:
-    """What was written, or None when there is nothing or it is damaged."""
+    """What was written, or None when there is nothing, it cannot be read, or it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -366,21 +388,29 @@ def _read(place: Path) -> _Compiled | None:
         compiled = _Compiled(waves, rest, facts["output_tree"], tuple(json.loads(facts["output_dtypes"])))
         if compiled.digest != facts["digest"]:
             raise ValueError("its digest is another")
-        place.touch()
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        logger.warning("%s cannot be read (%s); the denoiser is converted anew", place, error)
+        return None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         logger.warning("%s is damaged (%s); the denoiser is converted anew", place, error)
         return None
+    with contextlib.suppress(OSError):  # another account's file: when it was used is only for who tidies up
+        place.touch()
     return compiled
 
 
 def _forget_oldest(newest: Path) -> None:
-    files = {path: path.stat() for path in newest.parent.glob("*.safetensors")}
+    files = {}
+    for path in newest.parent.glob("*.safetensors"):
+        with contextlib.suppress(OSError):  # another process removed it meanwhile
+            files[path] = path.stat()
     too_many = sum(status.st_size for status in files.values()) - _MOST_BYTES
     for path in sorted(files, key=lambda path: files[path].st_mtime):
         if too_many <= 0:
             break
         if path != newest:
-            too_many -= files[path].st_size
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another account's: what is next oldest goes
+                path.unlink(missing_ok=True)
+                too_many -= files[path].st_size

@@ -1,6 +1,7 @@
 """From a teacher's folder to a student's."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ def test_the_student_is_a_folder_that_stock_diffusers_draws_as_this_project_does
     drawer = Drawer(load_pipeline(model), torch.device("cpu"), dtype=torch.float32, resolution=64)
     [ours] = drawer.draw(["red disc, plain style"], seeds=[5], steps=2, guidance_scale=1.0)
     assert np.abs(np.asarray(stock, dtype=int) - np.asarray(ours, dtype=int)).max() <= 2
+
+
+def test_the_student_takes_over_whom_to_credit_and_not_its_teachers_adapters(
+    teacher_folder: Path, cache_folder: Path, tmp_path: Path
+):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(teacher_folder, teacher)
+    (teacher / "ATTRIBUTION.md").write_text("Pictures by Ada")
+    (teacher / "lora").mkdir()
+    (teacher / "lora" / "adapter_config.json").write_text("{}")
+    run(teacher, cache_folder, tmp_path)
+    assert (tmp_path / "model" / "ATTRIBUTION.md").read_text() == "Pictures by Ada"
+    assert not (tmp_path / "model" / "lora").exists()
 
 
 def test_training_brings_the_student_nearer_to_where_its_teacher_lands(

@@ -80,6 +80,29 @@ def test_a_pipeline_is_left_as_it_was(tiny_base, cache):
     assert denoiser.forward.__func__ is type(denoiser).forward
 
 
+@needs_openvino
+def test_where_nothing_can_be_written_a_conversion_serves_its_process_and_is_told_once(tiny_base, tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder can be made below this")
+    drawer = sampling.load(tiny_base, backend="auto", cache=tmp_path / "file" / "converted")
+    drawer.make_ready(4, guidance_scale=3.0)
+    draw(drawer)
+    assert drawer.computes.startswith("OpenVINO")
+    (told,) = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert str(tmp_path / "file" / "converted") in told
+
+
+@needs_openvino
+def test_a_file_that_may_only_be_read_is_used_and_not_called_damaged(tiny_base, cache, monkeypatch, caplog):
+    def forbidden(path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "touch", forbidden)  # the tests' own account may touch everything
+    drawer = sampling.load(tiny_base, backend="auto", cache=cache)
+    draw(drawer, PROMPTS[:1])
+    assert drawer.computes.startswith("OpenVINO")
+    assert not caplog.records
+
+
 STOCK = {
     "Stable Diffusion": tiny_unet.save_stable_diffusion,
     "Flux": tiny_transformer.save_flux,
