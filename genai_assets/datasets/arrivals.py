@@ -48,8 +48,12 @@ class Arrivals:
         return f"{number:06d}-{durable.digest_json(dict(self.digests))[:6]}"
 
 
-def look(settings: Settings) -> Arrivals:
+def look(settings: Settings, sources_asked: Sequence[DatasetSource] | None = None) -> Arrivals:
     """List every source.
+
+    Args:
+        settings: licences and the limit.
+        sources_asked: what to list in the place of the settings' sources.
 
     Raises:
         SourceUnreadable: a source cannot be listed. Nothing is known then: not even that it is empty.
@@ -61,7 +65,7 @@ def look(settings: Settings) -> Arrivals:
     there: dict[str, frozenset[str]] = {}
     refused: list[tuple[str, str, str]] = []
     digests = {POLICY: durable.digest_json(sorted(settings.dataset.allowed_licences))[:16]}
-    for source in sources_from(settings):
+    for source in sources_from(settings) if sources_asked is None else sources_asked:
         if reason := policy.refusal(source.licence):
             if isinstance(source, ClosedBatchesSource) and not source.files():
                 continue  # nothing was drawn yet, so nothing is refused

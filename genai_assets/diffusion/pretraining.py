@@ -32,7 +32,7 @@ RECOLOURED = ("animals-nature", "food-drink", "travel-places", "objects", "activ
 """Categories whose things may be of any colour: pictures of them are learnt in four more, each named in its caption."""
 RESOLUTION = 64
 VALIDATION_SHARE = 0.015
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 _COLOURS_EACH, _COLOUR_SEED = 4, "genai-pretraining-colours-1"
 
 
@@ -67,24 +67,28 @@ def pretraining_cache(settings: Settings, *, on_progress: Callable[[str, int, in
         PackageUnavailable: an icon set cannot be fetched.
     """
     from genai_assets.datasets.arrivals import look
+    from genai_assets.datasets.decoding import WHITE
     from genai_assets.datasets.ingestion import Batch, ingest
     from genai_assets.datasets.picture_store import PictureStore
     from genai_assets.datasets.records import read_manifest
+    from genai_assets.datasets.sources.icon_sets import IconSetSource
     from genai_assets.datasets.splits import concept_position
     from genai_assets.diffusion.aspect_buckets import reader_of
 
-    dataset = settings.dataset.model_copy(update={"icon_sets": PRETRAINING_SETS, "folder": None, "sources": ()})
-    wanted = settings.model_copy(update={"dataset": dataset})
     resolution = settings.fine_tune.resolution or RESOLUTION
     store = PictureStore(settings.paths.pictures)
     artifacts = ArtifactStore(settings.paths.artifacts)
-    arrivals = look(wanted)
+    # Not the settings' sources: feedback and synthetic pictures are among those, in the house style.
+    icons = [
+        IconSetSource(name, settings.paths.packages, offline=settings.dataset.offline) for name in PRETRAINING_SETS
+    ]
+    arrivals = look(settings, icons)
     inputs = {"sources": dict(arrivals.digests), "code": CODE_VERSION}
     first = Batch(1, "pretraining")
-    raw = artifacts.build("pretraining_data", inputs, lambda out: ingest(wanted, arrivals, out, batch=first))
+    raw = artifacts.build("pretraining_data", inputs, lambda out: ingest(settings, arrivals, out, batch=first))
 
     def make(out: Path) -> dict[str, Any]:
-        read = reader_of(store, max_pixels=settings.dataset.max_pixels, background=settings.dataset.paper)
+        read = reader_of(store, max_pixels=settings.dataset.max_pixels, background=WHITE)
         rows = with_recoloured(read_manifest(raw.file("manifest.parquet")), read, resolution)
         held = [concept_position(concept, "genai-pretraining-1") < VALIDATION_SHARE for concept in rows["concept"]]
         rows["split"] = np.where(held, "validation", "train")

@@ -1,5 +1,6 @@
 """Making a base: what it learns from, and where it begins."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,14 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from genai_assets.diffusion import pretraining
 from genai_assets.diffusion.base_model import load_pipeline
 from genai_assets.diffusion.config import DenoiserConfig
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.pretraining import pretrain, pretraining_config, with_recoloured
-from genai_assets.diffusion.training_cache import build_training_cache
+from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets.settings import Settings
+from genai_assets_tests.datasets.test_sources import close_batch
 from genai_assets_tests.diffusion.drawings import drawn_picture
 
 RED = np.full((16, 16, 3), 255, dtype=np.uint8)
@@ -46,6 +49,22 @@ def test_things_of_any_colour_are_learnt_in_four_more_named_in_their_captions():
     assert (new["category"] == "animals-nature").all()
     assert new["variant"].all()
     assert new["keywords"].tolist() == [[]] * 4
+
+
+def test_a_base_never_learns_what_people_liked_of_the_house_style(tmp_path: Path, package_cache: Path, monkeypatch):
+    monkeypatch.setattr(pretraining, "PRETRAINING_SETS", ("streamline-emojis",))
+    package_cache.mkdir(parents=True, exist_ok=True)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "packages").symlink_to(package_cache)
+    settings = Settings(home=home, dataset={"limit": 4, "background": "#000000"})  # type: ignore[arg-type]
+    liked = io.BytesIO()
+    Image.fromarray(RED).resize((64, 64)).save(liked, format="PNG")
+    close_batch(settings, "batch.parquet", liked.getvalue())
+    rows = TrainingCache.open(pretraining.pretraining_cache(settings).path).rows
+    assert set(rows["style"]) == {"streamline"}
+    assert len(rows) >= 4
+    assert pretraining.pretraining_cache(settings).reused
 
 
 @pytest.fixture
