@@ -14,8 +14,16 @@ import pandas as pd
 
 from genai_assets import durable
 from genai_assets.artifacts import Artifact, ArtifactStore
-from genai_assets.diffusion.base_model import DIGESTS, PAPERS, TEXT_ENCODER_PACKAGE, load_pipeline, new_pipeline
+from genai_assets.diffusion.base_model import (
+    DIGESTS,
+    PAPERS,
+    TEXT_ENCODER_PACKAGE,
+    base_model_version,
+    load_pipeline,
+    new_pipeline,
+)
 from genai_assets.diffusion.checkpoints import CheckpointFolder
+from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import Augmentation, DenoiserConfig, TrainingConfig
 from genai_assets.diffusion.devices import choose_device, keep_freed_memory
 from genai_assets.diffusion.families import family_of
@@ -153,17 +161,27 @@ def pretrain(
         settings: where everything lies, and the resolution.
         denoiser: its shape, when it is trained from nothing.
         config: the run.
-        start: a complete pipeline folder to begin with, not from nothing; such runs have checkpoints of their own.
+        start: a complete pipeline folder to begin with, not from nothing.
         on_step: told after every step.
         on_progress: told (stage, done, total) while the training cache is made.
-        compiled: costs about two minutes at the start and more than doubles the speed on a CPU.
+        compiled: costs about two minutes at the start and more than doubles the speed on a CPU; without a compiler the
+            run is eager.
         stop: asked after every step; when true a checkpoint is written and training ends.
 
     Returns:
         tuple: the pipeline with the EMA weights, and the figures of the run.
     """
     keep_freed_memory()
-    cache = TrainingCache.open(pretraining_cache(settings, on_progress=on_progress).path)
+    made = pretraining_cache(settings, on_progress=on_progress)
+    cache = TrainingCache.open(made.path)
+    # A run goes on from its own checkpoints: with other data, another beginning or other values it is another run.
+    # More steps are not.
+    run = {
+        "data": made.data_version,
+        "start": base_model_version(str(start)) if start else denoiser.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"steps"}),
+    }
+    checkpoints = settings.paths.checkpoints / f"pretraining-{durable.digest_json(run)[:12]}"
     if start is None:
         pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
     else:
@@ -177,11 +195,15 @@ def pretrain(
         training_rows=learnt[~cache.rows["category"].iloc[learnt].isin(LEFT_OUT).to_numpy()],
         validation_rows=validation[:256],
         device=device,
-        checkpoints=CheckpointFolder(
-            settings.paths.checkpoints / ("pretraining" if start is None else "pretraining-on")
-        ),
+        checkpoints=CheckpointFolder(checkpoints),
         on_step=on_step,
-        learner=Learner(family, config, device, compiled="whole" if compiled else None),
+        learner=Learner(
+            family,
+            config,
+            device,
+            compiled="whole" if compiled and (device.type != "cpu" or can_compile()) else None,
+            compiled_code=settings.paths.compiled,
+        ),
         stop=stop,
     )
     return pipeline, result

@@ -80,7 +80,9 @@ def settings(rows, tiny_pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         resolution=64,
         prompt_template="{caption}, {style} style",
     )
-    monkeypatch.setattr(pretraining, "pretraining_cache", lambda *_, **__: SimpleNamespace(path=folder))
+    monkeypatch.setattr(
+        pretraining, "pretraining_cache", lambda *_, **__: SimpleNamespace(path=folder, data_version="1")
+    )
     return Settings(home=tmp_path / "home", device="cpu")
 
 
@@ -102,3 +104,25 @@ def test_a_run_from_nothing_does_not_go_on_from_one_that_began_with_a_base(setti
     pipeline, result = pretrain(settings, tiny, config, compiled=False)
     assert result.steps == 1
     assert len(pipeline.transformer.blocks) == 2
+
+
+def test_a_run_goes_on_from_its_own_checkpoints_and_begins_with_another_base_anew(settings, tiny_base, tmp_path: Path):
+    config = pretraining_config(steps=2, batch_size=2).model_copy(update={"validate_every": 0})
+    done: list[int] = []
+
+    def run(start: Path, steps: int) -> object:
+        wanted = config.model_copy(update={"steps": steps})
+        pipeline, _ = pretrain(
+            settings,
+            DenoiserConfig(),
+            wanted,
+            start=start,
+            compiled=False,
+            on_step=lambda report: done.append(report.step),
+        )
+        return pipeline
+
+    run(tiny_base, 2).save_pretrained(tmp_path / "further")  # type: ignore[attr-defined]
+    run(tiny_base, 3)
+    run(tmp_path / "further", 2)
+    assert done == [1, 2, 3, 1, 2]
