@@ -360,7 +360,7 @@ def race(
 def find_pictures(settings: Settings, folder: Path) -> tuple[TrainingCache, str]:
     """The pre-training cache of the home, or made-up pictures; and what they are."""
     found = ArtifactStore(settings.paths.artifacts).newest("pretraining_cache")
-    if found is not None:
+    if found is not None and found.inputs["resolution"] == RESOLUTION:
         return TrainingCache.open(found.path), "the pre-training icons of the home"
     return make_pictures(folder), "coloured shapes made on the spot"
 

@@ -136,10 +136,18 @@ def test_what_was_found_is_told_from_the_smallest_kid_and_drawn_in_that_order(ca
 
     for name, kid in (("default", 0.5), ("deep", 0.4), ("wide", 0.6)):
         points = [{"seconds": 1.0, "steps": 3, "kid": kid, "error": 0.01, "own_first": 0.25, "own_in_five": 0.5}] * 3
-        result = {"name": name, "what": "", "parameters": 18e6, "validation_loss": 0.3, "points": points}
+        result = {
+            "name": name,
+            "what": "",
+            "minutes": 15.0,
+            "parameters": 18e6,
+            "validation_loss": 0.3,
+            "points": points,
+        }
         durable.write_json(tmp_path / f"{name}.json", result)
         Image.new("RGB", (64 * len(sheets.THINGS), 64)).save(tmp_path / f"{name}.png")
-    results = alternatives.found(tmp_path)
+    assert alternatives.found(tmp_path, 30.0) == [], "another length is another race"
+    results = alternatives.found(tmp_path, 15.0)
     assert [result["name"] for result in results] == ["deep", "default", "wide"]
     assert alternatives.cells(results[0])[-2:] == ["0.400 ± 0.010", "25%"]
     assert alternatives.markdown(results).splitlines()[2].startswith("| deep |  | 18.0 M | 3 |")

@@ -26,7 +26,7 @@ TEACHER = figures(0.20, 70.0)
 
 
 def row(kid: float, *, steps: int = 4, adversarial: float = 0.0) -> Row:
-    return Row(2.0, steps, adversarial, TEACHER, figures(kid, 10.0), seconds=120.0)
+    return Row(2.0, steps, adversarial, TEACHER, figures(kid, 10.0))
 
 
 def test_a_student_is_told_by_how_much_of_its_teachers_kid_it_is_worse():
@@ -38,7 +38,7 @@ def test_a_student_is_told_by_how_much_of_its_teachers_kid_it_is_worse():
 
 
 def test_a_dataset_of_one_style_has_no_style_figure():
-    alone = Row(1.0, 4, 0.0, figures(0.2, 70, None), figures(0.3, 10, None), seconds=60.0)
+    alone = Row(1.0, 4, 0.0, figures(0.2, 70, None), figures(0.3, 10, None))
     assert "| 0.25 | – | 10 |" in markdown([alone], Settings())
 
 

@@ -510,11 +510,10 @@ def run(
     )
 
 
-def found(out: Path) -> list[dict[str, Any]]:
-    """What alternatives came to that were run, the smallest last KID first."""
-    results = [
-        json.loads((out / f"{name}.json").read_text()) for name in ALTERNATIVES if (out / f"{name}.json").exists()
-    ]
+def found(out: Path, minutes: float) -> list[dict[str, Any]]:
+    """What alternatives came to that were run for so long, the smallest last KID first."""
+    written = [path for name in ALTERNATIVES if (path := out / f"{name}.json").exists()]
+    results = [result for path in written if (result := json.loads(path.read_text()))["minutes"] == minutes]
     return sorted(results, key=lambda result: result["points"][-1]["kid"])
 
 
@@ -575,10 +574,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         cache = TrainingCache.open(pretraining_cache(settings).path)
         for name in asked.names or ALTERNATIVES:
-            if not (out / f"{name}.json").exists():
+            if name not in {result["name"] for result in found(out, asked.minutes)}:
                 run(name, asked.minutes, cache, settings, out, lambda text: say(console, text))
-    results = found(out)
-    table = table_of(*COLUMNS, title="The race of alternatives")
+    results = found(out, asked.minutes)
+    if not results:
+        say(console, f"Nothing was run for {asked.minutes:g} CPU minutes yet.")
+        return 0
+    table = table_of(*COLUMNS, title=f"The race of alternatives, {asked.minutes:g} CPU minutes each")
     for result in results:
         table.add_row(*cells(result))
     console.print(table)

@@ -1,6 +1,6 @@
 """KID of a distilled student beside its teacher's, for one, two and four steps, with and without a discriminator.
 
-    python -m benchmarks.quality.few_steps                          the champion of the home in force, four minutes each
+    python -m benchmarks.quality.few_steps                          of the model that the settings fine-tune, four minutes each
     python -m benchmarks.quality.few_steps --minutes 1 2 4 --steps 1 2 4 --adversarial 0 0.5
 
 The graph's own stages with the settings in force; what is finished is kept in the home and not made again. Fills the
@@ -11,7 +11,6 @@ Belongs here: which students are compared, and the table. How a student is made 
 
 import argparse
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,6 @@ class Row:
         steps: that the student draws in.
         adversarial: weight of the discriminator.
         teacher, student: figures of the evaluation.
-        seconds: that the distillation took.
     """
 
     minutes: float
@@ -43,7 +41,6 @@ class Row:
     adversarial: float
     teacher: dict[str, Any]
     student: dict[str, Any]
-    seconds: float
 
     @property
     def loss(self) -> float:
@@ -56,9 +53,7 @@ def measure(settings: Settings, progress: StageProgress, minutes: float, steps: 
     wanted = {"max_minutes": minutes, "drawing_steps": steps, "adversarial_weight": adversarial}
     own = settings.model_copy(update={"distillation": settings.distillation.model_copy(update=wanted)})
     validated, features, split = walkthrough.prepare(own, progress)
-    began = time.monotonic()
     model, student, base = walkthrough.train_with_student(own, progress, validated, split)
-    seconds = time.monotonic() - began
     report = progress.stage(
         "eval_report",
         lambda: stages.eval_report(
@@ -66,7 +61,7 @@ def measure(settings: Settings, progress: StageProgress, minutes: float, steps: 
         ),
     )
     figures = stages.read_metrics(report)["models"]
-    return Row(minutes, steps, adversarial, figures["fine_tuned"], figures[stages.FEW_STEPS], seconds)
+    return Row(minutes, steps, adversarial, figures["fine_tuned"], figures[stages.FEW_STEPS])
 
 
 def markdown(rows: Sequence[Row], settings: Settings) -> str:

@@ -358,10 +358,9 @@ def run(asked: argparse.Namespace) -> None:
     """Measure and tell."""
     console = make_console()
     home = asked.home.absolute() if asked.home else own_home(read_settings())
-    settings = Settings(home=home)
+    # Asked for here, so that what depends on the base, such as its steps of drawing, is as the graph has it.
+    settings = Settings(home=home, base_model=str(asked.base.absolute())) if asked.base else Settings(home=home)
     changed: dict[str, Any] = {"evaluation": settings.evaluation.model_copy(update={"pictures": _ALL})}
-    if asked.base:
-        changed["base_model"] = str(asked.base.absolute())
     settings = settings.model_copy(update=changed)
     out = asked.out or home / "goals"
     out.mkdir(parents=True, exist_ok=True)
