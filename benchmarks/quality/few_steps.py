@@ -1,6 +1,6 @@
 """KID of a distilled student beside its teacher's, for one, two and four steps, with and without a discriminator.
 
-    python -m benchmarks.quality.few_steps                          of the model that the settings fine-tune, four minutes each
+    python -m benchmarks.quality.few_steps      of the model that the settings fine-tune, four minutes each
     python -m benchmarks.quality.few_steps --minutes 1 2 4 --steps 1 2 4 --adversarial 0 0.5
 
 The graph's own stages with the settings in force; what is finished is kept in the home and not made again. Fills the

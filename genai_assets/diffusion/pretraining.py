@@ -18,15 +18,20 @@ from genai_assets.diffusion.base_model import (
     DIGESTS,
     PAPERS,
     TEXT_ENCODER_PACKAGE,
+    BaseModelError,
     base_model_version,
     load_pipeline,
+    native_resolution,
     new_pipeline,
+    pipeline_class_of,
+    text_encoder_folder,
 )
 from genai_assets.diffusion.checkpoints import CheckpointFolder
 from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import Augmentation, DenoiserConfig, TrainingConfig
 from genai_assets.diffusion.devices import choose_device, keep_freed_memory
 from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.families.prx import PRXPixel
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.recolouring import recoloured_ids, recoloured_reader
 from genai_assets.diffusion.training import StepReport, TrainingResult, train
@@ -168,10 +173,15 @@ def pretrain(
             run is eager.
         stop: asked after every step; when true a checkpoint is written and training ends.
 
+    Raises:
+        BaseModelError: ``start`` is of another family, resolution or text encoder than what is made here.
+
     Returns:
         tuple: the pipeline with the EMA weights, and the figures of the run.
     """
     keep_freed_memory()
+    if start is not None:
+        _require_fitting(start, settings.fine_tune.resolution or RESOLUTION)
     made = pretraining_cache(settings, on_progress=on_progress)
     cache = TrainingCache.open(made.path)
     # A run goes on from its own checkpoints: with other data, another beginning or other values it is another run.
@@ -207,6 +217,27 @@ def pretrain(
         stop=stop,
     )
     return pipeline, result
+
+
+def _require_fitting(start: Path, resolution: int) -> None:
+    """Refuse a base that would not learn from pictures of this size, with prompts as MiniLM encodes them."""
+    from safetensors import safe_open
+
+    family = pipeline_class_of(start)
+    if family not in PRXPixel.pipeline_classes:
+        raise BaseModelError(f"{start} is a {family}; only a PRXPixelPipeline can go on: set base_model to one")
+    own = native_resolution(str(start))
+    if own != resolution:
+        raise BaseModelError(
+            f"{start} draws {own} pixels a side, icons would be {resolution}: set fine_tune.resolution"
+        )
+    words = []
+    for folder in (start / "text_encoder", text_encoder_folder()):
+        with safe_open(folder / "model.safetensors", framework="pt") as weights:
+            [name] = [name for name in weights.keys() if name.endswith("word_embeddings.weight")] or [None]  # noqa: SIM118
+            words.append(None if name is None else weights.get_tensor(name).float())
+    if words[0] is None or words[0].shape != words[1].shape or not words[0].equal(words[1]):
+        raise BaseModelError(f"{start} has another text encoder than MiniLM, which prompts are encoded with here")
 
 
 def export_embedded_base(pipeline: Any, out: Path) -> None:

@@ -1,6 +1,8 @@
 """Making a base: what it learns from, and where it begins."""
 
 import io
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel
 
 from genai_assets.diffusion import pretraining
-from genai_assets.diffusion.base_model import load_pipeline
+from genai_assets.diffusion.base_model import BaseModelError, load_pipeline
 from genai_assets.diffusion.config import DenoiserConfig
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.pretraining import pretrain, pretraining_config, with_recoloured
@@ -95,6 +98,25 @@ def test_a_run_can_begin_with_another_base(settings, tiny_base):
     moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
     assert moved, "it learnt"
     assert max((after[name] - before[name]).abs().max().item() for name in moved) < 0.02, "from there"
+
+
+def test_a_base_that_the_icons_do_not_fit_is_refused_before_they_are_read(settings, tiny_base, tmp_path: Path):
+    def changed(name: str, file: str, **values: object) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(tiny_base, folder)
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | values))
+        return folder
+
+    other_family = changed("family", "model_index.json", _class_name="StableDiffusionPipeline")
+    larger = changed("larger", "model_index.json", default_sample_size=128)
+    other_words = changed("words", "model_index.json")
+    encoder = AutoModel.from_pretrained(other_words / "text_encoder")
+    encoder.embeddings.word_embeddings.weight.data += 1
+    encoder.save_pretrained(other_words / "text_encoder")
+    config = pretraining_config(steps=1, batch_size=2)
+    for start, said in ((other_family, "is a StableDiffusion"), (larger, "128 pixels"), (other_words, "than MiniLM")):
+        with pytest.raises(BaseModelError, match=said):
+            pretrain(settings, DenoiserConfig(), config, start=start, compiled=False)
 
 
 def test_a_run_from_nothing_does_not_go_on_from_one_that_began_with_a_base(settings, tiny_base):
