@@ -139,7 +139,7 @@ def test_two_writers_of_one_file_leave_a_whole_one(filled, tmp_path):
     assert compiled is not None
     place = tmp_path / "code.safetensors"
     with ThreadPoolExecutor(4) as writers:
-        for written in [writers.submit(openvino_denoiser._write, compiled, place) for _ in range(8)]:
+        for written in [writers.submit(openvino_denoiser._keep, compiled, place) for _ in range(8)]:
             written.result()
             assert openvino_denoiser._read(place) == compiled
     assert only_file(tmp_path) == place
@@ -152,9 +152,9 @@ def test_the_oldest_files_go_when_the_cache_is_full(filled, tmp_path, monkeypatc
     monkeypatch.setattr(openvino_denoiser, "_MOST_BYTES", int(2.5 * size))
     for number in range(3):
         place = tmp_path / f"{number}.safetensors"
-        openvino_denoiser._write(compiled, place)
+        openvino_denoiser._keep(compiled, place)
         os.utime(place, (number, number))
-    openvino_denoiser._write(compiled, tmp_path / "newest.safetensors")
+    openvino_denoiser._keep(compiled, tmp_path / "newest.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.safetensors", "newest.safetensors"]
 
 
