@@ -13,6 +13,8 @@ import fcntl
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +185,7 @@ class _Supervisor:
         for folder in (paths.logs, paths.dagster, paths.mlflow, paths.bentoml):
             folder.mkdir(parents=True, exist_ok=True)
         copy_instance_settings(self.settings)
+        _end_abandoned_runs(self.settings)
         with httpx.Client(timeout=2.0, trust_env=False) as http:
             try:
                 for program in (
@@ -340,6 +343,12 @@ def dagster(settings: Settings, port: int) -> Program:
     environment = _environment(settings, DAGSTER_HOME=str(settings.paths.dagster))
     # In the folder we were called from, as relative paths in the settings are meant from there.
     return Program(DAGSTER, "dagster", arguments, f"http://{LOOPBACK}:{port}", "/server_info", environment, Path.cwd())
+
+
+def _end_abandoned_runs(settings: Settings) -> None:
+    """Before Dagster starts: what a killed run still holds would be waited for. What goes wrong is on the terminal."""
+    environment = _environment(settings, DAGSTER_HOME=str(settings.paths.dagster))
+    subprocess.run([sys.executable, "-m", "genai_assets.defs.abandoned_runs"], env=environment, check=False)
 
 
 def mlflow(settings: Settings, port: int) -> Program:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import dagster as dg
 from rich.markup import escape
 
+from genai_assets.defs.abandoned_runs import PROCESS_TAG, end_abandoned_runs, own_process
 from genai_assets.settings import Settings
 from genai_assets.up import copy_instance_settings
 
@@ -67,6 +68,7 @@ class Orchestra:
             self._instance = self._stack.enter_context(dg.DagsterInstance.from_config(str(home)))
         else:
             self._instance = self._given
+        end_abandoned_runs(self._instance)
         self._definitions = build_definitions(self.settings, loggers={"story": _story_logger})
         return self
 
@@ -80,7 +82,10 @@ class Orchestra:
         job = self._definitions.resolve_job_def(job_name)
         with _telling(self._console):
             result = job.execute_in_process(
-                instance=self._instance, run_config={"loggers": {"story": {}}}, raise_on_error=False
+                instance=self._instance,
+                run_config={"loggers": {"story": {}}},
+                raise_on_error=False,
+                tags={PROCESS_TAG: own_process()},
             )
         events = [event for event in result.all_events if event.step_key]
         seconds = {
