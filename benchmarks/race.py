@@ -293,8 +293,8 @@ class Racer:
             for name, value in self.painter.denoiser.named_parameters():
                 value.copy_(self.average[f"denoiser.{name}"])
 
-    def draw(self, prompts: Sequence[str]) -> np.ndarray:
-        """Pictures by the EMA weights, uint8 [N, H, W, 3]: no guidance, few steps, the same noise every time."""
+    def draw(self, prompts: Sequence[str], *, guidance_scale: float = 1.0) -> np.ndarray:
+        """Pictures by the EMA weights, uint8 [N, H, W, 3]: few steps, picture i from seed i; 1 is no guidance."""
         self.use_average()
         drawn: list[Image.Image] = []
         for start in range(0, len(prompts), _DRAWN_AT_ONCE):
@@ -303,7 +303,7 @@ class Racer:
                 part,
                 seeds=range(start, start + len(part)),
                 steps=DRAWING_STEPS,
-                guidance_scale=1.0,
+                guidance_scale=guidance_scale,
                 side=RESOLUTION,
                 on_step=lambda _done: None,
             )

@@ -34,13 +34,13 @@ def enter(name, cache, seconds=2.0) -> Entrant:
 @pytest.mark.parametrize("name", ["default", *OWN_WAYS])
 def test_an_alternative_learns_and_draws_what_it_learnt(name, cache):
     entrant = enter(name, cache)
-    before = alternatives.draw(entrant, ["red disc"])
+    before = entrant.draw(["red disc"], guidance_scale=3.0)
     assert before.shape == (1, RESOLUTION, RESOLUTION, 3)
     entrant.train_until(entrant.seconds + 0.01)
     assert entrant.step >= 1
-    after = alternatives.draw(entrant, ["red disc"])
+    after = entrant.draw(["red disc"], guidance_scale=3.0)
     assert (after != before).any()
-    np.testing.assert_array_equal(after, alternatives.draw(entrant, ["red disc"]))
+    np.testing.assert_array_equal(after, entrant.draw(["red disc"], guidance_scale=3.0))
 
 
 def test_alternatives_have_about_as_many_parameters():

@@ -48,9 +48,8 @@ from genai_assets.settings import Settings
 
 DECAY_SHARE = 0.3
 POINTS = (1 / 3, 2 / 3, 1.0)
-DRAWN, REAL, STEPS, GUIDANCE = 240, 1500, 8, 3.0
+DRAWN, REAL, GUIDANCE = 240, 1500, 3.0
 SHEET_STYLE = "noto"
-_AT_ONCE = 48
 _VALIDATED = 192
 
 
@@ -430,7 +429,7 @@ class Judge:
 
     def look(self, entrant: Entrant) -> dict[str, float]:
         """CPU seconds, steps, KID, and how often a drawn picture is likest to the real one of its own prompt."""
-        drawn = self.features.extract(draw(entrant, self.prompts))
+        drawn = self.features.extract(entrant.draw(self.prompts, guidance_scale=GUIDANCE))
         kid = metrics.kid(self.real, drawn, seed=0)
         likeness = self._measured(drawn) @ self.own.T
         rank = (likeness > likeness.diagonal()[:, None]).sum(1)
@@ -452,23 +451,6 @@ class Judge:
                     painter.denoiser, batch.clean, batch.noise, batch.level, batch.conditions, entrant.config
                 ).tolist()
         return float(np.mean(losses))
-
-
-def draw(entrant: Entrant, prompts: Sequence[str]) -> np.ndarray:
-    """Pictures by the EMA weights, uint8 [N, H, W, 3]: picture i from seed i."""
-    entrant.use_average()
-    pictures: list[Image.Image] = []
-    for start in range(0, len(prompts), _AT_ONCE):
-        part = prompts[start : start + _AT_ONCE]
-        pictures += entrant.painter.draw(
-            part,
-            seeds=range(start, start + len(part)),
-            steps=STEPS,
-            guidance_scale=GUIDANCE,
-            side=RESOLUTION,
-            on_step=lambda _done: None,
-        )
-    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def run(
@@ -493,7 +475,8 @@ def run(
             f"{name}: {last['seconds']:.0f} CPU s, {entrant.step} steps, KID {last['kid']:.3f} ± {last['error']:.3f}, "
             f"own picture first {last['own_first']:.0%}"
         )
-    shown = draw(entrant, [settings.fine_tune.prompt(thing, SHEET_STYLE) for thing in sheets.THINGS])
+    prompts = [settings.fine_tune.prompt(thing, SHEET_STYLE) for thing in sheets.THINGS]
+    shown = entrant.draw(prompts, guidance_scale=GUIDANCE)
     with durable.replacing(out / f"{name}.png") as temporary:
         Image.fromarray(np.concatenate(list(shown), axis=1)).save(temporary, format="PNG")
     durable.write_json(
