@@ -45,7 +45,7 @@ from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.families.prx import PRXPixel
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.optimizers import build_optimizer
-from genai_assets.diffusion.pretraining import LEFT_OUT, RESOLUTION, pretraining_config
+from genai_assets.diffusion.pretraining import RESOLUTION, learnt_rows, pretraining_config
 from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets.evaluation import metrics
 from genai_assets.evaluation.features import PictureFeatures
@@ -469,8 +469,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compiled_code = settings.paths.compiled if can_compile() else None
     with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
         cache, what = find_pictures(settings, Path(folder))
-        rows = cache.select("train")
-        rows = rows[~cache.rows["category"].iloc[rows].isin(LEFT_OUT).to_numpy()]
+        rows = learnt_rows(cache)
         tell(f"{len(rows):,} pictures: {what}")
         peak = multiplications_per_second(torch.bfloat16)
         judge_of = Judge(cache, rows)

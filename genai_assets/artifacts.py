@@ -23,7 +23,8 @@ from genai_assets import durable
 
 _log = logging.getLogger(__name__)
 
-_RECEIPT = "artifact.json"
+RECEIPT = "artifact.json"
+"""In a folder: it is a finished artifact, whose files do not change any more."""
 _UNFINISHED, _RETIRED, _TURN = ".partial", ".retired", ".turn"
 _SECONDS_UNTIL_ABANDONED = 60
 """Between being made and being marked as in use a folder or file is nobody's, for an instant."""
@@ -74,7 +75,7 @@ class Artifact:
             ValueError: a file is missing, changed or was added; the message names it and the mend.
         """
         expected = self.digests
-        found = {name: digest for name, digest in durable.digest_tree(self.path).items() if name != _RECEIPT}
+        found = {name: digest for name, digest in durable.digest_tree(self.path).items() if name != RECEIPT}
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if odd:
             raise ValueError(
@@ -89,7 +90,7 @@ def data_version_of(folder: Path) -> str:
 
 
 def _read_receipt(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / _RECEIPT).read_text())
+    return json.loads((folder / RECEIPT).read_text())
 
 
 class ArtifactStore:
@@ -150,7 +151,7 @@ class ArtifactStore:
                     "summary": summary,
                     "digests": digests,
                 }
-                durable.write_json(workplace / _RECEIPT, receipt)
+                durable.write_json(workplace / RECEIPT, receipt)
                 _open_to_readers(workplace)
                 durable.sync_tree(workplace)
                 return self._publish(kind, fingerprint, workplace, fresh=fresh)
@@ -159,12 +160,12 @@ class ArtifactStore:
 
     def all(self, kind: str) -> list[Artifact]:
         """Every finished artifact of a kind, by fingerprint; for looking at, not for lineage."""
-        names = sorted(path.parent.name for path in (self.root / kind).glob(f"[!.]*/{_RECEIPT}"))
+        names = sorted(path.parent.name for path in (self.root / kind).glob(f"[!.]*/{RECEIPT}"))
         return [found for name in names if (found := self._read(kind, name, reused=True))]
 
     def newest(self, kind: str) -> Artifact | None:
         """The artifact of a kind that was finished last, or None; for looking at, not for lineage."""
-        receipts = (self.root / kind).glob(f"*/{_RECEIPT}")
+        receipts = (self.root / kind).glob(f"*/{RECEIPT}")
         finished = [(path.stat().st_mtime_ns, path.parent.name) for path in receipts if path.parent.name[0] != "."]
         for _, fingerprint in sorted(finished, reverse=True):
             if found := self._read(kind, fingerprint, reused=True):
@@ -196,7 +197,7 @@ class ArtifactStore:
     def _read(self, kind: str, fingerprint: str, *, reused: bool) -> Artifact | None:
         path = self.root / kind / fingerprint
         try:
-            receipt = json.loads((path / _RECEIPT).read_text())
+            receipt = json.loads((path / RECEIPT).read_text())
         except FileNotFoundError:
             return None
         except ValueError:  # a damaged receipt vouches for nothing: the stage makes the artifact anew

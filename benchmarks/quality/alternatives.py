@@ -40,7 +40,7 @@ from genai_assets.diffusion.compilation import can_compile
 from genai_assets.diffusion.config import DenoiserConfig, TrainingConfig
 from genai_assets.diffusion.devices import keep_freed_memory
 from genai_assets.diffusion.families.prx import PRXPixel
-from genai_assets.diffusion.pretraining import LEFT_OUT, RESOLUTION, pretraining_cache, pretraining_config
+from genai_assets.diffusion.pretraining import RESOLUTION, learnt_rows, pretraining_cache, pretraining_config
 from genai_assets.diffusion.training_cache import TrainingCache, to_model_range
 from genai_assets.evaluation import metrics
 from genai_assets.evaluation.features import PictureFeatures, picture_network
@@ -458,8 +458,7 @@ def run(
 ) -> None:
     """Train one alternative and write ``NAME.json`` and ``NAME.png``."""
     alternative = ALTERNATIVES[name]
-    rows = cache.select("train")
-    rows = rows[~cache.rows["category"].iloc[rows].isin(LEFT_OUT).to_numpy()]
+    rows = learnt_rows(cache)
     changed = {"batch_size": 64, "decay_share": 0.0, **alternative.training}
     config = pretraining_config(steps=10**6).model_copy(update=changed)
     judge = Judge(cache, rows)

@@ -149,6 +149,12 @@ def with_recoloured(rows: pd.DataFrame, read: PictureReader, resolution: int) ->
     return pd.concat((rows, changed), ignore_index=True)
 
 
+def learnt_rows(cache: TrainingCache) -> np.ndarray:
+    """Row numbers of what a base learns from: the training split without the categories of ``LEFT_OUT``."""
+    rows = cache.select("train")
+    return rows[~cache.rows["category"].iloc[rows].isin(LEFT_OUT).to_numpy()]
+
+
 def pretrain(
     settings: Settings,
     denoiser: DenoiserConfig,
@@ -197,13 +203,12 @@ def pretrain(
     else:
         pipeline = load_pipeline(start)
     family, device = family_of(pipeline), choose_device(settings.device)
-    learnt, validation = cache.select("train"), cache.select("validation")
     result = train(
         family,
         cache,
         config,
-        training_rows=learnt[~cache.rows["category"].iloc[learnt].isin(LEFT_OUT).to_numpy()],
-        validation_rows=validation[:256],
+        training_rows=learnt_rows(cache),
+        validation_rows=cache.select("validation")[:256],
         device=device,
         checkpoints=CheckpointFolder(checkpoints),
         on_step=on_step,

@@ -61,11 +61,8 @@ def next_batch_number(newest: Artifact | None) -> int:
 
 def newest_raw_data(settings: Settings) -> Artifact | None:
     """The batch of raw data with the highest number, or None: files' times do not survive every copy of a home."""
-    last, numbered = artifact_store(settings).newest("raw_data"), batches(settings)
-    if last is None or not numbered:
-        return last
-    highest = numbered[-1]
-    return highest if highest.summary["number"] >= next_batch_number(last) else last
+    last = artifact_store(settings).newest("raw_data")
+    return max((last, *batches(settings)), key=next_batch_number) if last else None  # of equals, the last
 
 
 def batches(settings: Settings) -> list[Artifact]:

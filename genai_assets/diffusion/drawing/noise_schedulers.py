@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_assets import durable
+from genai_assets.artifacts import RECEIPT
 
 # The class in diffusers, its word for the shift of sigmas, and what else makes it one of flow matching.
 _OF_FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -30,9 +31,6 @@ _STOCK: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 NOISE_SCHEDULERS = tuple(_STOCK)
 """The names."""
-
-RECEIPT = "artifact.json"
-"""In a folder: it is a finished artifact, whose files do not change any more."""
 
 # Pipelines that tell their noise scheduler the number of steps alone. The others hand it sigmas of their own and a
 # shift, which of the stock classes only Euler's takes.
