@@ -324,7 +324,7 @@ class Judge:
         asked, real = chosen[:DRAWN], chosen[DRAWN:][:REAL]
         self.prompts = [cache.rows["texts"].iloc[row][0] for row in asked]
         self.features = PictureFeatures()
-        self.real = self.features.extract(_pictures(cache, real))
+        self.real = self.features.extract(pictures_of(cache, real))
 
     def look(self, racer: Racer) -> Point:
         """A point of a side's curve."""
@@ -332,7 +332,7 @@ class Judge:
         return Point(racer.seconds, found.mean, found.standard_error)
 
 
-def _pictures(cache: TrainingCache, rows: np.ndarray) -> np.ndarray:
+def pictures_of(cache: TrainingCache, rows: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, 3] of rows of a pixel cache with one bucket."""
     [codes] = cache.codes.values()
     return np.asarray(codes[cache.rows["slot"].to_numpy()[rows]])

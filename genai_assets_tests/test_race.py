@@ -113,7 +113,7 @@ def tiny_unet_pipeline():
 
 
 def test_made_up_pictures_are_told_apart_and_captioned(cache):
-    pictures = race._pictures(cache, cache.select("train"))
+    pictures = race.pictures_of(cache, cache.select("train"))
     assert pictures.shape == (24, 64, 64, 3)
     assert len({picture.tobytes() for picture in pictures}) == 24
     assert "red disc with a small orange" in cache.rows["caption"].iloc[0]

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.quality import sheets
-from benchmarks.race import Racer
+from benchmarks.race import Racer, pictures_of
 from genai_assets import durable
 from genai_assets.console import make_console, read_settings, say, table_of
 from genai_assets.diffusion.base_model import new_pipeline
@@ -414,12 +414,10 @@ class Judge:
         own = rows[(table["weight"] == 1).to_numpy()]  # no variants
         chosen = np.random.default_rng(0).permutation(own)
         self.asked, real = chosen[:DRAWN], chosen[DRAWN:][:REAL]
-        [codes] = cache.codes.values()
-        slots = cache.rows["slot"].to_numpy()
         self.prompts = [cache.rows["texts"].iloc[row][0] for row in self.asked]
         self.features = PictureFeatures()
-        self.real = self.features.extract(np.asarray(codes[slots[real]]))
-        self.own = self._measured(self.features.extract(np.asarray(codes[slots[self.asked]])))
+        self.real = self.features.extract(pictures_of(cache, real))
+        self.own = self._measured(self.features.extract(pictures_of(cache, self.asked)))
         self.validation = cache.select("validation")[:_VALIDATED]
 
     def _measured(self, features: np.ndarray) -> np.ndarray:
@@ -533,9 +531,7 @@ def draw_sheet(results: Sequence[Mapping[str, Any]], out: Path, path: Path) -> N
         strip = Image.open(out / f"{result['name']}.png").convert("RGB")
         side = strip.height
         rows[result["name"]] = [strip.crop((side * i, 0, side * (i + 1), side)) for i in range(strip.width // side)]
-    sheet = sheets.lay_out(rows, sheets.THINGS).quantize(256, dither=Image.Dither.NONE)
-    with durable.replacing(path) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
+    sheets.write_sheet(rows, sheets.THINGS, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -70,6 +70,11 @@ def draw_sheet(
         guidance_scale=settings.sampling.guidance_scale,
     )
     rows = {style: drawn[number * len(captions) :][: len(captions)] for number, style in enumerate(styles)}
+    write_sheet(rows, captions, path)
+
+
+def write_sheet(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str], path: Path) -> None:
+    """Lay pictures out as :func:`lay_out` does, and write them as a PNG file."""
     # 256 colours do for a look, at a third of the size: sheets go into the docs and the model's card.
     sheet = lay_out(rows, captions).quantize(256, dither=Image.Dither.NONE)
     with durable.replacing(path) as temporary:
