@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -20,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_assets import durable
-
-_log = logging.getLogger(__name__)
+from genai_assets.turns import in_turn
 
 RECEIPT = "artifact.json"
 """In a folder: it is a finished artifact, whose files do not change any more."""
@@ -122,7 +120,7 @@ class ArtifactStore:
             return found
         home = self.root / kind
         home.mkdir(parents=True, exist_ok=True)
-        with _in_turn(home / f".{fingerprint}{_TURN}", f"{kind}/{fingerprint}") as waited:
+        with in_turn(home / f".{fingerprint}{_TURN}", f"{kind}/{fingerprint}") as waited:
             if waited and not fresh and (found := self._read(kind, fingerprint, reused=True)):
                 return found
             return self._make(kind, fingerprint, inputs, make, fresh=fresh)
@@ -205,42 +203,6 @@ class ArtifactStore:
         if any(not (path / name).exists() for name in receipt["digests"]):
             return None
         return Artifact(kind, fingerprint, receipt["data_version"], path, receipt["summary"], receipt["inputs"], reused)
-
-
-@contextlib.contextmanager
-def _in_turn(place: Path, name: str) -> Iterator[bool]:
-    """Entered by one process at a time; the others wait, and are told whether they had to.
-
-    The turn is a lock on the file ``place``, which goes when its process dies. The file itself goes with each turn, so
-    who gets the lock of a file that is gone asks again for that of the one that is there.
-    """
-    waited = False
-    while True:
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not waited:
-                    _log.warning("another process is making %s: waiting for it", name)
-                waited = True
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, place):
-                try:
-                    yield waited
-                finally:
-                    place.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, place: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), place.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from genai_assets.console import (
     say,
     styled,
 )
+from genai_assets.credentials import without_credentials
 
 if TYPE_CHECKING:
     from genai_assets.diffusion.config import DenoiserConfig
@@ -248,14 +249,20 @@ def pretrain(
 ) -> None:
     """Train a small base model from nothing or go on with one; run again, it goes on from its last checkpoint."""
     from genai_assets import stages
-    from genai_assets.diffusion.pretraining import export_embedded_base, pretraining_config
+    from genai_assets.diffusion.pretraining import export_embedded_base, pretraining_config, trains_eagerly
     from genai_assets.diffusion.pretraining import pretrain as run
+    from genai_assets.settings import STEPS_OF_THE_EMBEDDED_BASE
 
     settings, console = read_settings(), make_console()
     shape = _shape(hidden_size, depth, heads)
     if go_on and any(value is not None for value in (hidden_size, depth, heads)):
         raise typer.BadParameter("--go-on keeps the base model's shape: leave out --hidden-size, --depth and --heads")
     config = pretraining_config(steps, batch_size)
+    if compiled and trains_eagerly(settings):
+        say(
+            console,
+            "Not compiled, so at less than half the speed: this machine has no C++ compiler or no headers of Python.",
+        )
     with StageProgress(console) as progress, _interrupt_asks() as interrupt:
 
         def on_step(report: "StepReport") -> None:
@@ -285,7 +292,11 @@ def pretrain(
         say(console, "To write the base model: the same command with --export FOLDER.")
     else:
         export_embedded_base(pipeline, export)
-        say(console, f"Base model written to {export}. Use it: GENAI_BASE_MODEL={export}")
+        say(
+            console,
+            f"Base model written to {export}. It draws in {STEPS_OF_THE_EMBEDDED_BASE} steps. Use it: "
+            f"GENAI_BASE_MODEL={export} GENAI_SAMPLING__STEPS={STEPS_OF_THE_EMBEDDED_BASE}",
+        )
 
 
 app.command(rich_help_panel=_STEPS)(tune)
@@ -329,17 +340,9 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, float) and abs(value) == float("inf"):
         return "inf" if value > 0 else "-inf"
     if isinstance(value, str):
-        value = _without_password(value)
+        value = without_credentials(value)
     # JSON's strings, numbers and truth values are TOML's, too.
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _without_password(text: str) -> str:
-    """The text, with an ellipsis for what a URL in it keeps secret: before its host, or in its query."""
-    import re
-
-    text = re.sub(r"(://[^:/@\s]*):[^@]+@", r"\1:…@", text)
-    return re.sub(r"([?&][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)[^&]+", r"\1…", text, flags=re.IGNORECASE)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from genai_assets import credentials
+
 BUSY_TIMEOUT_MILLISECONDS = 10_000
 
 
@@ -74,8 +76,8 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The URL without its password, for messages."""
-        return self._url.render_as_string(hide_password=True)
+        """The URL without what is secret in it, for messages."""
+        return credentials.shown(self._url)
 
     def _create_tables(self) -> None:
         """Make the tables that are not there; two processes may do so at once."""

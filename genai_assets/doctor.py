@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genai_assets import durable
+from genai_assets import credentials, durable
 from genai_assets.settings import Settings
 
 Status = Literal["ok", "warning", "missing"]
@@ -251,7 +251,7 @@ def check_database(url: str) -> Finding:
     mend = "set GENAI_SERVING__DATABASE_URL to a database that answers"
     try:
         parsed = sa.make_url(url)
-        name = parsed.render_as_string(hide_password=True)
+        name = credentials.shown(parsed)
         is_sqlite = parsed.get_backend_name() == "sqlite"
         if is_sqlite and parsed.database not in (None, "", ":memory:") and not Path(str(parsed.database)).exists():
             return Finding("database", "ok", f"{name} (will be made)")

@@ -228,7 +228,7 @@ def build_at_once(root: Path, name: str, fresh: bool, start, answers) -> None:
         start.wait(30)  # all are past looking whether it is there
         return write(name)(out)
 
-    artifacts._in_turn = no_turns
+    artifacts.in_turn = no_turns
     try:
         made = ArtifactStore(root).build("splits", INPUTS, make, fresh=fresh)
         made.verify() if not fresh else None
@@ -324,7 +324,7 @@ def test_processes_that_come_in_at_once_leave_one_complete_artifact(store, fresh
 
 
 def test_one_that_was_built_meanwhile_is_kept_because_it_may_be_in_use(store, monkeypatch):
-    monkeypatch.setattr(artifacts, "_in_turn", no_turns)
+    monkeypatch.setattr(artifacts, "in_turn", no_turns)
 
     def make(out: Path) -> dict[str, object]:
         store.build("splits", INPUTS, write("first"))

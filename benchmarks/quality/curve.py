@@ -120,6 +120,8 @@ class Bench:
             "code": _CODE_VERSION,
             "model": self.content,
             "splits": self.splits,
+            "prompts": durable.digest_json(list(self.held_out.prompts))[:16],
+            "backend": self.settings.sampling.backend,
             "evaluation": self.settings.evaluation.model_dump(mode="json"),
             **facts,
         }

@@ -37,6 +37,7 @@ from genai_assets.diffusion.recolouring import recoloured_ids, recoloured_reader
 from genai_assets.diffusion.training import StepReport, TrainingResult, train
 from genai_assets.diffusion.training_cache import PictureReader, TrainingCache, build_training_cache
 from genai_assets.settings import Settings
+from genai_assets.turns import in_turn
 
 PRETRAINING_SETS = ("noto", "twemoji", "fxemoji", "noto-v1", "emojione", "streamline-emojis")
 LEFT_OUT = ("flags",)
@@ -168,6 +169,8 @@ def pretrain(
 ) -> tuple[Any, TrainingResult]:
     """Train a denoiser, going on from the newest valid checkpoint in the home folder.
 
+    While another process trains the same, this one waits, and goes on from where that one ends.
+
     Args:
         settings: where everything lies, and the resolution.
         denoiser: its shape, when it is trained from nothing.
@@ -197,7 +200,24 @@ def pretrain(
         "start": base_model_version(str(start)) if start else denoiser.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude={"steps"}),
     }
-    checkpoints = settings.paths.checkpoints / f"pretraining-{durable.digest_json(run)[:12]}"
+    name = f"pretraining-{durable.digest_json(run)[:12]}"
+    settings.paths.checkpoints.mkdir(parents=True, exist_ok=True)
+    with in_turn(settings.paths.checkpoints / f".{name}.turn", "this base model"):
+        return _train_base(settings, denoiser, config, cache, name, start, on_step, compiled, stop)
+
+
+def _train_base(
+    settings: Settings,
+    denoiser: DenoiserConfig,
+    config: TrainingConfig,
+    cache: TrainingCache,
+    checkpoints: str,
+    start: Path | None,
+    on_step: Callable[[StepReport], None] | None,
+    compiled: bool,
+    stop: Callable[[], bool] | None,
+) -> tuple[Any, TrainingResult]:
+    """The training of :func:`pretrain`, with its checkpoints in the folder of that name."""
     if start is None:
         pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
     else:
@@ -210,18 +230,23 @@ def pretrain(
         training_rows=learnt_rows(cache),
         validation_rows=cache.select("validation")[:256],
         device=device,
-        checkpoints=CheckpointFolder(checkpoints),
+        checkpoints=CheckpointFolder(settings.paths.checkpoints / checkpoints),
         on_step=on_step,
         learner=Learner(
             family,
             config,
             device,
-            compiled="whole" if compiled and (device.type != "cpu" or can_compile()) else None,
+            compiled="whole" if compiled and not trains_eagerly(settings) else None,
             compiled_code=settings.paths.compiled,
         ),
         stop=stop,
     )
     return pipeline, result
+
+
+def trains_eagerly(settings: Settings) -> bool:
+    """Whether this machine lacks what compiling for its device needs."""
+    return choose_device(settings.device).type == "cpu" and not can_compile()
 
 
 def _require_fitting(start: Path, resolution: int) -> None:

@@ -131,7 +131,7 @@ def base_model_selection(
 
     chosen, device = settings.selection, look_at_device(settings.device, settings.home)
 
-    def measure(name: str) -> Measured:
+    def measure(name: str, workplace: Path) -> Measured:
         trial = settings.model_copy(
             update={
                 "base_model": name,
@@ -140,7 +140,7 @@ def base_model_selection(
         )
         base = base_model(trial)
         cache = training_cache(trial, validated, split, base, on_progress=on_progress)
-        with tempfile.TemporaryDirectory(dir=settings.home, prefix=".trial-") as place:
+        with tempfile.TemporaryDirectory(dir=workplace, prefix=".trial-") as place:
             out = Path(place) / "model"
             out.mkdir()
             figures = _train(trial, cache, base, out, version="trial", checkpoints=Path(place) / "checkpoints")
@@ -156,7 +156,11 @@ def base_model_selection(
         rows = training_rows(read_manifest(validated.file("manifest.parquet")), read_splits(split), settings)
         side = int(np.median(np.minimum(rows["width"], rows["height"])))
         return report_selection(
-            settings, DataFacts(len(rows), rows["concept"].nunique(), side, chosen.language), measure, out
+            settings,
+            DataFacts(len(rows), rows["concept"].nunique(), side, chosen.language),
+            # In there, for what a killed process leaves of an artifact is removed.
+            lambda name: measure(name, out),
+            out,
         )
 
     return artifact_store(settings).build(

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from genai_assets.diffusion import pretraining
 from genai_assets.diffusion.base_model import BaseModelError, load_pipeline
 from genai_assets.diffusion.config import DenoiserConfig
 from genai_assets.diffusion.families import family_of
-from genai_assets.diffusion.pretraining import pretrain, pretraining_config, with_recoloured
+from genai_assets.diffusion.pretraining import pretrain, pretraining_config, trains_eagerly, with_recoloured
+from genai_assets.diffusion.training import StepReport
 from genai_assets.diffusion.training_cache import TrainingCache, build_training_cache
 from genai_assets.settings import Settings
 from genai_assets_tests.datasets.test_sources import close_batch
@@ -148,3 +150,37 @@ def test_a_run_goes_on_from_its_own_checkpoints_and_begins_with_another_base_ane
     run(tiny_base, 3)
     run(tmp_path / "further", 2)
     assert done == [1, 2, 3, 1, 2]
+
+
+def test_a_second_run_of_the_same_base_waits_and_takes_what_the_first_trained(settings, tiny_base):
+    config = pretraining_config(steps=2, batch_size=2).model_copy(update={"validate_every": 0})
+    done: list[tuple[str, int]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def run(name: str) -> None:
+        def on_step(report: StepReport) -> None:
+            done.append((name, report.step))
+            begun.set()
+            go_on.wait(30)
+
+        pretrain(settings, DenoiserConfig(), config, start=tiny_base, compiled=False, on_step=on_step)
+
+    first, second = (threading.Thread(target=run, args=(name,)) for name in ("first", "second"))
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    second.join(1)
+    assert second.is_alive()
+    go_on.set()
+    first.join(30)
+    second.join(30)
+    assert not second.is_alive()
+    assert done == [("first", 1), ("first", 2)]
+    assert not list(settings.paths.checkpoints.glob(".*.turn"))
+
+
+def test_a_machine_without_a_compiler_trains_eagerly(settings, monkeypatch):
+    monkeypatch.setattr(pretraining, "can_compile", lambda: False)
+    assert trains_eagerly(settings)
+    monkeypatch.setattr(pretraining, "can_compile", lambda: True)
+    assert not trains_eagerly(settings)

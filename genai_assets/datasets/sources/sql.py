@@ -15,13 +15,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from pydantic import ConfigDict, SecretStr
 from sqlalchemy import exc
 from sqlalchemy.pool import NullPool
 
+from genai_assets import credentials
 from genai_assets.datasets.sources.picture_rows import KeyedRow, PictureRows, RowOptions
 from genai_assets.datasets.sources.source import Fetched, Listed, SourceOptions, SourceUnreadable, Surroundings
 
@@ -38,7 +39,6 @@ _ROWS_AT_ONCE = 1000
 _PICTURES_AT_ONCE = 16
 _KEYS_AT_ONCE = 200
 _FEW = 0.05  # share of the rows that is asked for by key
-_SECRETS = re.compile(r"pass|pwd|secret|token|key|credential", re.IGNORECASE)
 
 _WRITING = frozenset(
     {
@@ -267,11 +267,11 @@ class _Session:
 
     @property
     def _shown(self) -> str:
-        return _without_secrets(self._url).render_as_string(hide_password=True)
+        return credentials.shown(self._url)
 
     def _unreadable(self, error: Exception) -> SourceUnreadable:
         said = str(getattr(error, "orig", None) or error).strip()
-        for secret in _secrets(self._url):
+        for secret in credentials.secrets_of(self._url):
             said = said.replace(secret, "***")
         return SourceUnreadable(f"the database {self._shown} cannot be read: {said}; see url and query")
 
@@ -297,16 +297,3 @@ def _engine(url: sa.URL) -> sa.Engine:
 def _without_parameters(query: str) -> str:
     """The query with its colons marked as text: nothing in it is a parameter."""
     return re.sub(r"(?<![:\\\w]):(?=\w)", r"\\:", query)
-
-
-def _without_secrets(url: sa.URL) -> sa.URL:
-    return url.set(query={name: "***" if _SECRETS.search(name) else value for name, value in url.query.items()})
-
-
-def _secrets(url: sa.URL) -> set[str]:
-    """What must not be shown, plain and as a URL has it."""
-    plain = {str(url.password)} if url.password else set()
-    for name, values in url.query.items():
-        if _SECRETS.search(name):
-            plain |= {values} if isinstance(values, str) else set(values)
-    return {form for secret in plain if secret for form in (secret, quote(secret, safe=""), quote_plus(secret))}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from genai_assets.credentials import shown
 from genai_assets.diffusion.config import TrainingConfig
 from genai_assets.diffusion.tuning.space import Budget, Choice, Range, Space, Values, rounded, trial_config
 
@@ -378,7 +379,7 @@ def _storage(database_url: str) -> "Iterator[optuna.storages.RDBStorage]":
         storage = optuna.storages.RDBStorage(text, engine_kwargs=arguments)
     except RuntimeError as error:
         raise StudyUnreadable(
-            f"{url.render_as_string()} holds studies of another version of Optuna: move it away to begin anew, or name "
+            f"{shown(url)} holds studies of another version of Optuna: move it away to begin anew, or name "
             f"another by study.database_url. Optuna says: {error}"
         ) from error
     try:
@@ -403,7 +404,7 @@ def _refuse_other_programs(url: Any) -> None:
         engine.dispose()
     if "alembic_version" in tables and "study_directions" not in tables:
         raise StudyUnreadable(
-            f"{url.render_as_string()} holds another program's tables (alembic_version), which Optuna would mistake "
+            f"{shown(url)} holds another program's tables (alembic_version), which Optuna would mistake "
             "for its own: name another database by study.database_url"
         )
 
