@@ -452,8 +452,12 @@ class DistillationSettings(_Section):
         default=None, gt=0, description="Wall-clock budget of the teacher's drawing and the student's training."
     )
     drawing_steps: int = Field(default=4, ge=1, le=4, description="That the student draws in.")
+    learns: Literal["auto", "guidance", "trajectory"] = Field(
+        default="auto",
+        description="What guidance does, in one pass; or to land where many steps lead. auto: as suits the model.",
+    )
     teacher_steps: int = Field(
-        default=12, ge=1, le=200, description="Of the teacher, for what the student learns from."
+        default=12, ge=1, le=200, description="Of the teacher, where the student learns its trajectory."
     )
     trajectories: int = Field(default=4096, ge=1, description="Pictures the teacher draws; fewer when minutes run out.")
     method: Literal["full", "lora"] = "full"

@@ -21,7 +21,14 @@ from genai_assets.diffusion.compilation import way_to_compile
 from genai_assets.diffusion.config import Augmentation, TrainingConfig
 from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.distillation.adversary import AdversarialLearner
-from genai_assets.diffusion.distillation.levels import drawn_levels, few_step_noise_scheduler, require_flow
+from genai_assets.diffusion.distillation.levels import (
+    Way,
+    drawn_levels,
+    few_step_noise_scheduler,
+    require_flow,
+    require_possible,
+    suitable_way,
+)
 from genai_assets.diffusion.distillation.segments import SegmentBatches
 from genai_assets.diffusion.distillation.trajectories import (
     Recipe,
@@ -32,6 +39,7 @@ from genai_assets.diffusion.distillation.trajectories import (
 )
 from genai_assets.diffusion.drawing.backends import choose_backend
 from genai_assets.diffusion.families import family_of
+from genai_assets.diffusion.families.flow import FlowFamily
 from genai_assets.diffusion.fine_tuning import LORA_FOLDER
 from genai_assets.diffusion.learner import Learner
 from genai_assets.diffusion.sampling import Drawer
@@ -42,7 +50,7 @@ from genai_assets.settings import DistillationSettings, SamplingSettings
 if TYPE_CHECKING:
     import torch
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 # Share of a wall-clock budget in which the teacher draws.
 _DRAWING_SHARE = 0.4
 _VALIDATION_SHARE = 0.05
@@ -117,15 +125,23 @@ def distil(
     where = choose_device(device)
     cache = TrainingCache.open(cache_folder)
     facts = model_facts(teacher)
+    family = require_flow(family_of(load_pipeline(teacher)))
+    way = settings.learns
+    if way == "auto":
+        way = suitable_way(family, settings.drawing_steps, sampling.steps)
+    require_possible(family, way)
+    noise_scheduler = few_step_noise_scheduler(family, settings.drawing_steps, clean_shape(cache), way=way)
+    family.pipeline.scheduler = noise_scheduler
     trajectories = _trajectories(
-        teacher, cache, settings, sampling, checkpoints, where, facts["resolution"], house_style, started, on_step
+        family, way, cache, settings, sampling, checkpoints, where, facts["resolution"], house_style, started, on_step
     )
+    del family  # the teacher is let go of before the student is loaded
     drawing_seconds = time.monotonic() - started
 
     validated = min(_MOST_VALIDATED, int(len(trajectories) * _VALIDATION_SHARE))
     numbers = np.arange(len(trajectories))
     family = require_flow(family_of(load_pipeline(teacher)))
-    family.pipeline.scheduler = few_step_noise_scheduler(family, settings.drawing_steps, clean_shape(cache))
+    family.pipeline.scheduler = noise_scheduler
     state = CheckpointFolder(checkpoints / "state")
     begun = begun_config(state)
     config = begun or training_config(settings, 1)
@@ -156,7 +172,7 @@ def distil(
         "training": config.model_dump(mode="json"),
     }
     save_model_folder(teacher, family, out, told, changed=[family.denoiser_part])
-    _replace_noise_scheduler(family.pipeline.scheduler, out)
+    _replace_noise_scheduler(noise_scheduler, out)
     if result.lora_layers is not None:
         family.save_lora(result.lora_layers, out / LORA_FOLDER)
     if (teacher / ATTRIBUTION).is_file():
@@ -165,6 +181,7 @@ def distil(
     return {
         "family": family.name,
         "drawing_steps": settings.drawing_steps,
+        "learns": way,
         "trajectories": len(trajectories),
         "steps": result.steps,
         "segments_seen": result.pictures_seen,
@@ -180,7 +197,8 @@ def distil(
 
 
 def _trajectories(
-    teacher: Path,
+    family: FlowFamily,
+    way: Way,
     cache: TrainingCache,
     settings: DistillationSettings,
     sampling: SamplingSettings,
@@ -191,14 +209,13 @@ def _trajectories(
     started: float,
     on_step: Callable[[StepReport | TrajectoriesDrawn], None] | None,
 ) -> Trajectories:
-    """What the teacher draws by way of the student's levels. The teacher is let go of before the student is loaded."""
+    """What the teacher draws by way of the student's levels."""
     import torch
 
-    family = require_flow(family_of(load_pipeline(teacher)))
     family.prepare_for_drawing(where, torch.bfloat16)
-    family.pipeline.scheduler = few_step_noise_scheduler(family, settings.drawing_steps, clean_shape(cache))
     recipe = Recipe(
         levels=tuple(drawn_levels(family, settings.drawing_steps, side)),
+        way=way,
         teacher_steps=settings.teacher_steps,
         guidance_scale=sampling.guidance_scale,
         count=settings.trajectories,

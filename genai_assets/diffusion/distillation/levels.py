@@ -1,20 +1,26 @@
-"""The few noise levels that a student draws at.
+"""The few noise levels that a student draws at, and what it learns there.
 
-Belongs here: the student's noise scheduler, and which sigmas drawing with it meets. What happens between two of them is
-``segments``.
+Belongs here: which of two ways of distillation suits a model, the student's noise scheduler, and which sigmas drawing
+with it meets. What exactly is learnt is told in ``trajectories``.
 """
 
 import copy
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from genai_assets.diffusion.drawing.noise_schedulers import can_draw_with, new_noise_scheduler
 from genai_assets.diffusion.families.family import Family
-from genai_assets.diffusion.families.flow import FlowFamily
+from genai_assets.diffusion.families.flow import TIMESTEPS_PER_SIGMA, FlowFamily
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Way = Literal["guidance", "trajectory"]
+"""What a student learns: to do in one pass what guidance does in two; or to go in few steps where many lead."""
+
 _PURE_NOISE = 0.98
+_FEW = 2
+"""A teacher that is drawn in at most so many times its student's steps draws well in the student's number, too."""
 
 
 class CannotBeDistilled(ValueError):
@@ -41,24 +47,57 @@ def require_flow(family: Family) -> FlowFamily:
     return family
 
 
-def few_step_noise_scheduler(family: FlowFamily, steps: int, shape: "Sequence[int] | None" = None) -> Any:
+def suitable_way(family: FlowFamily, steps: int, teacher_steps: int) -> Way:
+    """``"guidance"`` where the teacher draws well in about as few steps, with DPM-Solver++; else ``"trajectory"``.
+
+    Measured for the embedded base in docs/experiments.md, "A student of guidance alone".
+
+    Args:
+        family: the teacher, with its own noise scheduler.
+        steps: of the student.
+        teacher_steps: that the teacher is drawn in for people.
+    """
+    multistep = can_draw_with(family.pipeline, "dpm++")
+    return "guidance" if multistep and teacher_steps <= _FEW * steps else "trajectory"
+
+
+def require_possible(family: FlowFamily, way: Way) -> None:
+    """Refuse a way of distillation that a teacher's pipeline does not allow.
+
+    Raises:
+        CannotBeDistilled: ``"guidance"`` of a pipeline that does not draw with DPM-Solver++.
+    """
+    if way == "guidance" and not can_draw_with(family.pipeline, "dpm++"):
+        raise CannotBeDistilled(
+            f"this {family.name} cannot draw with DPM-Solver++, which a student of guidance alone needs: set "
+            'distillation.learns to "trajectory" or "auto"'
+        )
+
+
+def few_step_noise_scheduler(
+    family: FlowFamily, steps: int, shape: "Sequence[int] | None" = None, *, way: Way = "trajectory"
+) -> Any:
     """A stock noise scheduler that makes each of a few steps count.
 
-    Some stock pipelines place the last of their sigmas at about 0.002, whatever the number of steps: with 30 that does
-    no harm, of four it wastes one. ``shift_terminal`` stretches the sigmas so that the last is that of ``steps`` even
-    parts, as the other pipelines have it anyway.
+    A student of guidance has DPM-Solver++, which looks two steps back. One of trajectories has Euler's, for it learns
+    straight lines. Some stock pipelines place the last of Euler's sigmas at about 0.002, whatever the number of steps:
+    with 30 that does no harm, of four it wastes one. ``shift_terminal`` stretches them so that the last is that of
+    ``steps`` even parts, as the other pipelines have it anyway.
 
     Args:
         family: has the noise scheduler whose shift is kept.
         steps: that will be drawn with.
         shape: of one clean picture; some families shift by its size.
+        way: what the student learns.
 
     Returns:
-        FlowMatchEulerDiscreteScheduler: with a fixed shift.
+        a stock noise scheduler with a fixed shift.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     shift = drawing_shift(family, shape)
+    if way == "guidance":
+        return new_noise_scheduler("dpm++", shift=shift)
     last = shift / (steps + shift - 1)  # the shifted 1 / steps
     terminal: Any = last if steps > 1 else None  # diffusers' own annotation forgets its default, None
     return FlowMatchEulerDiscreteScheduler(shift=shift, shift_terminal=terminal)
@@ -73,12 +112,13 @@ def drawing_shift(family: FlowFamily, shape: "Sequence[int] | None" = None) -> f
 
 
 def drawn_levels(family: FlowFamily, steps: int, side: int) -> list[float]:
-    """The sigmas that drawing meets with the pipeline's noise scheduler: looked at while a picture is drawn.
+    """The sigmas that the denoiser is told in drawing with the pipeline's noise scheduler: looked at meanwhile.
 
-    Pipelines differ in what they tell their noise scheduler, so nothing is assumed.
+    Pipelines differ in what they tell their noise scheduler, so nothing is assumed. DPM-Solver++ rounds what it tells
+    down to a thousandth.
 
     Args:
-        family: prepared for drawing, with a ``FlowMatchEulerDiscreteScheduler``.
+        family: prepared for drawing.
         steps: of drawing.
         side: of the picture, pixels.
 
@@ -88,29 +128,20 @@ def drawn_levels(family: FlowFamily, steps: int, side: int) -> list[float]:
     Raises:
         CannotBeDistilled: the sigmas are of another kind.
     """
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
     seen: list[Any] = []
+    stock: Any = type(family.pipeline.scheduler)
 
-    class Recording(FlowMatchEulerDiscreteScheduler):
-        # Named one by one: pipelines look at the signature to see what they may say.
-        def set_timesteps(
-            self,
-            num_inference_steps: int | None = None,
-            device: Any = None,
-            sigmas: Any = None,
-            mu: float | None = None,
-            timesteps: Any = None,
-        ) -> None:
-            super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
-            seen.append(self.sigmas)
+    class Recording(stock):
+        def step(self, *given: Any, **named: Any) -> Any:
+            seen.append(self.timesteps / TIMESTEPS_PER_SIGMA)
+            return super().step(*given, **named)
 
     watched = copy.copy(family.pipeline)
     watched.scheduler = Recording.from_config(family.pipeline.scheduler.config)
     type(family)(watched).draw([""], seeds=[0], steps=steps, guidance_scale=1.0, side=side, on_step=lambda done: None)
-    levels: list[float] = seen[-1].tolist()
+    levels: list[float] = [*seen[-1].tolist(), 0.0]
     falling = all(above > below for above, below in itertools.pairwise(levels))
-    if len(levels) != steps + 1 or not falling or levels[0] < _PURE_NOISE or levels[-1] != 0:
+    if len(levels) != steps + 1 or not falling or levels[0] < _PURE_NOISE:
         raise CannotBeDistilled(
             f"{family.name} draws {steps} steps at the sigmas {levels}; {steps} falling from 1 and then 0 were expected"
         )

@@ -1,25 +1,16 @@
 """Segments: what a student learns of its teacher's trajectories, as batches for the training loop.
 
-Belongs here: the target, and every random choice about the data of a step. Batch s is a pure function of (seed, s), so
-a run that was stopped goes on as if it had not been.
+Belongs here: batches, and every random choice about the data of a step. Batch s is a pure function of (seed, s), so a
+run that was stopped goes on as if it had not been. What the target at a state is, and why, ``trajectories`` tells.
 
-**The target.** Drawing is an Euler step a noise level: from the state ``x`` at sigma ``a`` to the next one at ``b``,
+A state ``x`` at sigma ``a`` and the clean picture that the student shall predict there lie on a straight line, which
+leads on to noise:
 
-    x' = x + (b − a) v(x, a, prompt).
+    noise = (x - (1 - a) clean) / a
 
-The student shall land where its teacher does, who took many guided steps from the same ``x`` to ``y``. So its velocity
-is that of the straight line through both states,
-
-    v* = (x − y) / (a − b),
-
-which teaches fewer steps and guidance at once (Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of
-Diffusion Models"; Meng et al. 2023, "On Distillation of Guided Diffusion Models"). That line goes on to sigma 0 and 1:
-
-    clean = x − a v*        noise = x + (1 − a) v*
-
-and a flow family that is given this picture, this noise and the level ``a`` mixes them to just ``x``, and takes
-``noise − clean = v*`` (or ``clean``) for its target. So the student is trained by the loop and the losses that every
-model here is trained by; only pictures and noise are the teacher's.
+A flow family that is given this picture, this noise and the level ``a`` mixes them to just ``x``, and takes
+``noise - clean`` (or ``clean``) for its target. So the student is trained by the loop and the losses that every model
+here is trained by; only pictures and noise are the teacher's.
 """
 
 from collections.abc import Sequence
@@ -96,14 +87,13 @@ class SegmentBatches:
     def _batch(self, numbers: np.ndarray, segments: np.ndarray) -> Batch:
         import torch
 
-        states = self.trajectories.states
-        here, there = (torch.from_numpy(states[numbers, segments + along]).float() for along in (0, 1))
-        levels = torch.tensor(self.trajectories.recipe.levels, dtype=torch.float32)
-        above, below = levels[segments], levels[segments + 1]
-        clean, noise = straight_line(here, there, above, below)
+        kept = (self.trajectories.states, self.trajectories.targets)
+        state, clean = (torch.from_numpy(of[numbers, segments]).float() for of in kept)
+        level = torch.tensor(self.trajectories.recipe.levels, dtype=torch.float32)[segments]
+        noise = noise_at(state, clean, level)
         prompts = self._prompt[numbers]
         return Batch(
-            clean, noise, above, self._conditions(prompts), torch.ones(len(numbers)), self._texts(prompts.tolist())
+            clean, noise, level, self._conditions(prompts), torch.ones(len(numbers)), self._texts(prompts.tolist())
         )
 
     def _beside(self, batch: Batch, segments: np.ndarray, rows: np.ndarray) -> JudgedBatch:
@@ -129,17 +119,12 @@ def _square(cache: TrainingCache) -> str:
     return next(name for name in cache.codes if len(set(name.split("x"))) == 1)
 
 
-def straight_line(here: "Tensor", there: "Tensor", above: "Tensor", below: "Tensor") -> "tuple[Tensor, Tensor]":
-    """Picture and noise whose mixtures are the straight line through two states; see this module's text.
+def noise_at(state: "Tensor", clean: "Tensor", level: "Tensor") -> "Tensor":
+    """The noise that, mixed with a picture at a level, gives a state; see this module's text.
 
     Args:
-        here, there: states, float32 [B, ...].
-        above, below: their sigmas, float32 [B]; ``above`` is larger.
-
-    Returns:
-        tuple: ``clean`` and ``noise``, as the states: ``(1 - above) clean + above noise`` is ``here``, and the same
-        with ``below`` is ``there``.
+        state, clean: float32 [B, ...].
+        level: sigmas above 0, float32 [B].
     """
-    above, below = (sigma.view(-1, *[1] * (here.ndim - 1)) for sigma in (above, below))
-    velocity = (here - there) / (above - below)
-    return here - above * velocity, here + (1 - above) * velocity
+    sigma = level.view(-1, *[1] * (state.ndim - 1))
+    return (state - (1 - sigma) * clean) / sigma

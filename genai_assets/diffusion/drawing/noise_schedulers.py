@@ -78,6 +78,16 @@ def use_noise_scheduler(pipeline: Any, name: str) -> None:
     pipeline.register_modules(scheduler=new_noise_scheduler(name, shift=shift_of(before)))
 
 
+def can_draw_with(pipeline: Any, name: str) -> bool:
+    """Whether :func:`use_noise_scheduler` would take a loaded pipeline and a known name."""
+    before = pipeline.scheduler
+    try:
+        _require_exchangeable(type(pipeline).__name__, type(before).__name__, before.config, name)
+    except ValueError:
+        return False
+    return True
+
+
 def save_noise_scheduler(folder: Path, name: str) -> None:
     """Change the noise scheduler of a saved pipeline folder, which may be one without weights.
 

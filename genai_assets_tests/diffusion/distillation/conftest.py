@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from genai_assets.diffusion.base_model import load_pipeline
-from genai_assets.diffusion.distillation.levels import drawn_levels, few_step_noise_scheduler, require_flow
+from genai_assets.diffusion.distillation.levels import Way, drawn_levels, few_step_noise_scheduler, require_flow
 from genai_assets.diffusion.distillation.trajectories import Recipe, Trajectories, draw_trajectories
 from genai_assets.diffusion.families import family_of
 from genai_assets.diffusion.families.flow import FlowFamily
 from genai_assets.diffusion.training_cache import TrainingCache
 
 
-def prepared(folder: Path, steps: int) -> FlowFamily:
+def prepared(folder: Path, steps: int, way: Way = "trajectory") -> FlowFamily:
     """The model of a folder, ready to draw in fp32 with a few-step noise scheduler."""
     family = require_flow(family_of(load_pipeline(folder)))
     family.prepare_for_drawing(torch.device("cpu"), torch.float32)
-    family.pipeline.scheduler = few_step_noise_scheduler(family, steps)
+    family.pipeline.scheduler = few_step_noise_scheduler(family, steps, way=way)
     return family
 
 
@@ -37,7 +37,7 @@ def teacher_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def recipe(tiny_base: Path) -> Recipe:
     """Two steps of the student, four of the teacher, with guidance."""
     levels = drawn_levels(prepared(tiny_base, 2), 2, 64)
-    return Recipe(levels=tuple(levels), teacher_steps=4, guidance_scale=2.0, count=6, seed=3)
+    return Recipe(tuple(levels), way="trajectory", teacher_steps=4, guidance_scale=2.0, count=6, seed=3)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from genai_assets.diffusion.training_cache import build_training_cache
 from genai_assets.settings import DistillationSettings, SamplingSettings
 from genai_assets_tests.diffusion.drawings import drawn_picture, drawn_rows
 from genai_assets_tests.diffusion.families import tiny_transformer
+from genai_assets_tests.diffusion.families.tiny_transformer import save_flux
 from genai_assets_tests.diffusion.test_exact_resume import die, digests, in_a_fork
 
 SAMPLING = SamplingSettings(steps=3, guidance_scale=2.0)
@@ -28,7 +29,7 @@ SAMPLING = SamplingSettings(steps=3, guidance_scale=2.0)
 
 def settings(**changes: Any) -> DistillationSettings:
     plan = {"max_steps": 8, "batch_size": 4, "drawing_steps": 2, "teacher_steps": 2, "trajectories": 4}
-    return DistillationSettings.model_validate(plan | {"learning_rate": 1e-3} | changes)
+    return DistillationSettings.model_validate(plan | {"learning_rate": 1e-3, "learns": "trajectory"} | changes)
 
 
 def run(teacher: Path, cache: Path, place: Path, *, plan: DistillationSettings | None = None, **more: Any) -> Any:
@@ -68,6 +69,36 @@ def test_the_student_is_a_folder_that_stock_diffusers_draws_as_this_project_does
     assert np.abs(np.asarray(stock, dtype=int) - np.asarray(ours, dtype=int)).max() <= 2
 
 
+def test_a_student_of_guidance_draws_with_the_multistep_noise_scheduler_as_stock_diffusers_does(
+    teacher_folder: Path, cache_folder: Path, tmp_path: Path
+):
+    from diffusers import DiffusionPipeline
+
+    figures = run(teacher_folder, cache_folder, tmp_path, plan=settings(drawing_steps=3, learns="auto"))
+    assert figures["learns"] == "guidance" and figures["trajectories"] == 4
+    model = tmp_path / "model"
+    assert model_facts(model)["sampling"] == {"steps": 3, "guidance_scale": 1.0}
+    pipeline: Any = DiffusionPipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
+    assert type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert pipeline.scheduler.config.flow_shift == 2.0
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    asked = {"num_inference_steps": 3, "guidance_scale": 1.0, "use_resolution_binning": False}
+    stock = pipeline("red disc, plain style", generator=generator, **asked).images[0]
+    drawer = Drawer(load_pipeline(model), torch.device("cpu"), dtype=torch.float32, resolution=64)
+    [ours] = drawer.draw(["red disc, plain style"], seeds=[5], steps=3, guidance_scale=1.0)
+    assert np.abs(np.asarray(stock, dtype=int) - np.asarray(ours, dtype=int)).max() <= 2
+
+
+def test_a_way_that_the_teacher_does_not_allow_is_refused_before_anything_is_drawn(cache_folder: Path, tmp_path: Path):
+    save_flux(tmp_path / "teacher", guidance_embeds=False)
+    facts = {"model_version": "m", "style": "plain", "prompt_template": "{caption}", "resolution": 32}
+    (tmp_path / "teacher" / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(CannotBeDistilled, match=r'distillation\.learns to "trajectory"'):
+        run(tmp_path / "teacher", cache_folder, tmp_path, plan=settings(learns="guidance"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_the_student_takes_over_whom_to_credit_and_not_its_teachers_adapters(
     teacher_folder: Path, cache_folder: Path, tmp_path: Path
 ):
@@ -81,21 +112,22 @@ def test_the_student_takes_over_whom_to_credit_and_not_its_teachers_adapters(
     assert not (tmp_path / "model" / "lora").exists()
 
 
-def test_training_brings_the_student_nearer_to_where_its_teacher_lands(
-    teacher_folder: Path, cache_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("learns", ["guidance", "trajectory"])
+def test_training_brings_the_student_nearer_to_its_teacher(
+    teacher_folder: Path, cache_folder: Path, tmp_path: Path, learns: str
 ):
-    plan = settings(max_steps=60, batch_size=16, trajectories=24)
+    plan = settings(max_steps=60, batch_size=16, trajectories=24, learns=learns)
     # A random teacher hardly heeds its prompt: only much guidance is worth learning.
     strong = SAMPLING.model_copy(update={"guidance_scale": 8.0})
     figures = run(teacher_folder, cache_folder, tmp_path, plan=plan, sampling=strong)
     assert figures["validation_loss"] < 0.6 * figures["first_validation_loss"]
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize(("learns", "weight"), [("trajectory", 0.0), ("trajectory", 0.5), ("guidance", 0.0)])
 def test_a_killed_run_goes_on_and_ends_the_same(
-    teacher_folder: Path, cache_folder: Path, tmp_path: Path, weight: float
+    teacher_folder: Path, cache_folder: Path, tmp_path: Path, learns: str, weight: float
 ):
-    plan = settings(adversarial_weight=weight)
+    plan = settings(learns=learns, adversarial_weight=weight)
     run(teacher_folder, cache_folder, tmp_path / "whole", plan=plan)
 
     def die_at_five(report: Any) -> None:

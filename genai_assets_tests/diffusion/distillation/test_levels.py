@@ -11,7 +11,9 @@ from genai_assets.diffusion.distillation.levels import (
     drawn_levels,
     few_step_noise_scheduler,
     require_flow,
+    suitable_way,
 )
+from genai_assets.diffusion.drawing.noise_schedulers import use_noise_scheduler
 from genai_assets.diffusion.families import family_of
 from genai_assets_tests.diffusion.distillation.conftest import prepared
 from genai_assets_tests.diffusion.families import tiny_transformer, tiny_unet
@@ -21,10 +23,9 @@ def test_the_last_of_a_few_steps_still_has_noise_to_take_away(tiny_base: Path):
     family = prepared(tiny_base, 4)
     levels = drawn_levels(family, 4, 64)
     assert levels[0] == pytest.approx(1) and levels[-1] == 0
-    assert levels[-2] == pytest.approx(0.4)  # a quarter, shifted by 2; the base's own noise scheduler has 0.004 here
-    base = family_of(load_pipeline(tiny_base))
-    assert isinstance(base, type(family))
-    assert drawn_levels(base, 4, 64)[-2] < 0.01
+    assert levels[-2] == pytest.approx(0.4)  # a quarter, shifted by 2; Euler's noise scheduler by itself has 0.004 here
+    use_noise_scheduler(family.pipeline, "euler")
+    assert drawn_levels(family, 4, 64)[-2] < 0.01
 
 
 def test_one_step_goes_from_noise_to_picture(tiny_base: Path):
@@ -51,3 +52,13 @@ def test_a_model_that_knows_its_guidance_already_is_refused(tmp_path: Path):
     tiny_transformer.save_flux(tmp_path / "model", guidance_embeds=True)
     with pytest.raises(CannotBeDistilled, match="guidance costs it nothing"):
         require_flow(family_of(load_pipeline(tmp_path / "model")))
+
+
+def test_guidance_is_learnt_of_a_teacher_that_is_drawn_in_few_steps_with_the_multistep_noise_scheduler(
+    tiny_base: Path, tmp_path: Path
+):
+    own = require_flow(family_of(load_pipeline(tiny_base)))
+    assert [suitable_way(own, steps, 8) for steps in (1, 3, 4)] == ["trajectory", "trajectory", "guidance"]
+    assert suitable_way(own, 4, 30) == "trajectory"
+    tiny_transformer.save_z_image(tmp_path / "model")
+    assert suitable_way(require_flow(family_of(load_pipeline(tmp_path / "model"))), 4, 8) == "trajectory"

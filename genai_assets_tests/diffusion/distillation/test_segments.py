@@ -8,8 +8,8 @@ import torch
 
 from genai_assets.diffusion.config import Augmentation, TrainingConfig
 from genai_assets.diffusion.distillation.adversary import JudgedBatch
-from genai_assets.diffusion.distillation.segments import SegmentBatches, straight_line
-from genai_assets.diffusion.distillation.trajectories import Trajectories
+from genai_assets.diffusion.distillation.segments import SegmentBatches, noise_at
+from genai_assets.diffusion.distillation.trajectories import Trajectories, end_of_line
 from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.training_cache import TrainingCache
 
@@ -17,12 +17,13 @@ CONFIG = TrainingConfig(steps=1, batch_size=8, augmentation=Augmentation(flip=0)
 
 
 def test_picture_and_noise_of_a_segment_mix_to_both_of_its_states(tiny_family: Family):
-    here, there = torch.randn(2, 5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    above, below = torch.tensor([1.0, 0.9, 0.7, 0.5, 0.4]), torch.tensor([0.8, 0.5, 0.4, 0.1, 0.0])
-    clean, noise = straight_line(here, there, above, below)
-    assert torch.allclose(tiny_family.add_noise(clean, noise, above), here, atol=1e-5)
-    assert torch.allclose(tiny_family.add_noise(clean, noise, below), there, atol=1e-5)
-    assert torch.allclose(clean[4], there[4], atol=1e-5)  # the last one ends in its picture
+    here, there = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for above, below in ((1.0, 0.8), (0.9, 0.5), (0.4, 0.0)):
+        clean = end_of_line(here, there, above, below)
+        noise = noise_at(here, clean, torch.tensor([above]))
+        assert torch.allclose(tiny_family.add_noise(clean, noise, torch.tensor([above])), here, atol=1e-5)
+        assert torch.allclose(tiny_family.add_noise(clean, noise, torch.tensor([below])), there, atol=1e-5)
+    assert torch.allclose(clean, there, atol=1e-5)  # the last one ends in its picture
 
 
 def test_a_student_that_gives_the_target_lands_where_its_teacher_did(trajectories: Trajectories, cache: TrainingCache):
@@ -31,9 +32,10 @@ def test_a_student_that_gives_the_target_lands_where_its_teacher_did(trajectorie
     following = torch.tensor([levels[levels.index(pytest.approx(level)) + 1] for level in batch.level.tolist()])
     noisy = (1 - batch.level.view(-1, 1, 1, 1)) * batch.clean + batch.level.view(-1, 1, 1, 1) * batch.noise
     landed = noisy + (following - batch.level).view(-1, 1, 1, 1) * (batch.noise - batch.clean)
-    ends = torch.from_numpy(trajectories.states[:, 1:].astype(np.float32)).flatten(0, 1)
+    inner, last = trajectories.states[:, 1:], trajectories.targets[:, -1:]
+    ends = torch.from_numpy(np.concatenate((inner, last), axis=1).astype(np.float32)).flatten(0, 1)
     nearest = (landed[:, None] - ends[None]).abs().amax(dim=(2, 3, 4)).amin(dim=1)
-    assert nearest.max() < 1e-3
+    assert nearest.max() < 4e-3  # of noise around 3, half precision keeps thousandths
 
 
 def test_batches_are_functions_of_seed_and_step_and_have_every_level_equally_often(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from genai_assets.diffusion.distillation.levels import drawn_levels
 from genai_assets.diffusion.distillation.trajectories import Recipe, Teacher, Trajectories, draw_trajectories
 from genai_assets.diffusion.training_cache import TrainingCache
 from genai_assets_tests.diffusion.distillation.conftest import prepared
@@ -19,7 +20,8 @@ from genai_assets_tests.diffusion.test_exact_resume import die, in_a_fork
 def test_states_begin_as_noise_and_end_as_what_the_teacher_draws(
     tiny_base: Path, cache: TrainingCache, recipe: Recipe, trajectories: Trajectories
 ):
-    assert trajectories.states.shape == (6, 3, 3, 64, 64) and trajectories.states.dtype == np.float16
+    assert trajectories.states.shape == trajectories.targets.shape == (6, 2, 3, 64, 64)
+    assert trajectories.states.dtype == trajectories.targets.dtype == np.float16
     noise = recipe.noise((3, 64, 64), 2)
     assert np.allclose(trajectories.states[2, 0], noise.numpy(), atol=2e-3)
 
@@ -38,6 +40,30 @@ def test_states_begin_as_noise_and_end_as_what_the_teacher_draws(
             clean = both[:1] + 2.0 * (both[1:] - both[:1])
             state = state + (following - sigma) * (state - clean) / sigma
     assert np.allclose(trajectories.states[2, 1], state[0].numpy(), atol=0.02)
+
+
+def test_of_guidance_the_targets_are_guided_predictions_and_the_last_is_what_the_teacher_draws(
+    tiny_base: Path, cache: TrainingCache, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    family = prepared(tiny_base, 3, "guidance")
+    levels = drawn_levels(family, 3, 64)
+    assert levels == pytest.approx([0.999, 0.799, 0.499, 0])  # thirds, shifted by 2; told in thousandths
+    guided = dataclasses.replace(recipe, levels=tuple(levels), way="guidance", count=2)
+    assert guided.rows == 6
+    found = draw_trajectories(family, cache, cache.select("train"), guided, tmp_path)
+
+    prompt = cache.texts[found.choose(cache, 1)[1]]
+    noise = guided.noise((3, 64, 64), 1)
+    told = family.encode_prompts(["", prompt])
+    with torch.no_grad():
+        level = torch.full((2,), levels[0])
+        both = family.predict(family.denoiser, torch.stack((noise, noise)), level, told)
+    assert np.allclose(found.targets[1, 0], both[0] + 2.0 * (both[1] - both[0]), atol=5e-3)
+
+    monkeypatch.setattr(family, "_noise", lambda seeds, side: noise[None])
+    [drawn] = family.draw([prompt], seeds=[0], steps=3, guidance_scale=2.0, side=64, on_step=lambda done: None)
+    last = np.clip(found.targets[1, -1].astype(np.float32).transpose(1, 2, 0) * 127.5 + 127.5, 0, 255)
+    assert np.abs(np.asarray(drawn, dtype=np.float32) - last).max() <= 2
 
 
 def test_without_guidance_the_empty_prompt_is_not_asked(tiny_base: Path, cache: TrainingCache, recipe: Recipe):
@@ -75,10 +101,11 @@ def test_trajectories_of_another_recipe_are_drawn_anew(
     tiny_base: Path, cache: TrainingCache, recipe: Recipe, tmp_path: Path
 ):
     few = dataclasses.replace(recipe, count=1)
-    first = draw_trajectories(prepared(tiny_base, 2), cache, cache.select("train"), few, tmp_path).states.copy()
+    first = draw_trajectories(prepared(tiny_base, 2), cache, cache.select("train"), few, tmp_path)
+    states, targets = first.states.copy(), first.targets.copy()
     other = dataclasses.replace(few, guidance_scale=5.0)
-    second = draw_trajectories(prepared(tiny_base, 2), cache, cache.select("train"), other, tmp_path).states
-    assert np.array_equal(first[:, 0], second[:, 0]) and not np.array_equal(first[:, -1], second[:, -1])
+    second = draw_trajectories(prepared(tiny_base, 2), cache, cache.select("train"), other, tmp_path)
+    assert np.array_equal(states[:, 0], second.states[:, 0]) and not np.array_equal(targets, second.targets)
 
 
 def test_when_time_runs_out_it_is_left_at_what_is_there(
