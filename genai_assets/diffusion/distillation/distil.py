@@ -23,11 +23,10 @@ from genai_assets.diffusion.devices import choose_device
 from genai_assets.diffusion.distillation.adversary import AdversarialLearner
 from genai_assets.diffusion.distillation.levels import (
     Way,
+    choose_way,
     drawn_levels,
     few_step_noise_scheduler,
     require_flow,
-    require_possible,
-    suitable_way,
 )
 from genai_assets.diffusion.distillation.segments import SegmentBatches
 from genai_assets.diffusion.distillation.trajectories import (
@@ -126,10 +125,7 @@ def distil(
     cache = TrainingCache.open(cache_folder)
     facts = model_facts(teacher)
     family = require_flow(family_of(load_pipeline(teacher)))
-    way = settings.learns
-    if way == "auto":
-        way = suitable_way(family, settings.drawing_steps, sampling.steps)
-    require_possible(family, way)
+    way = choose_way(family, settings.learns, steps=settings.drawing_steps, teacher_steps=sampling.steps)
     noise_scheduler = few_step_noise_scheduler(family, settings.drawing_steps, clean_shape(cache), way=way)
     family.pipeline.scheduler = noise_scheduler
     trajectories = _trajectories(

@@ -47,31 +47,30 @@ def require_flow(family: Family) -> FlowFamily:
     return family
 
 
-def suitable_way(family: FlowFamily, steps: int, teacher_steps: int) -> Way:
-    """``"guidance"`` where the teacher draws well in about as few steps, with DPM-Solver++; else ``"trajectory"``.
+def choose_way(family: FlowFamily, asked: Literal["auto"] | Way, *, steps: int, teacher_steps: int) -> Way:
+    """The way that was asked for, or that suits the teacher.
 
-    Measured for the embedded base in docs/experiments.md, "A student of guidance alone".
+    Guidance alone suits one that draws well in about as few steps, with DPM-Solver++. Measured for the embedded base in
+    docs/experiments.md, "A student of guidance alone".
 
     Args:
         family: the teacher, with its own noise scheduler.
+        asked: the setting.
         steps: of the student.
         teacher_steps: that the teacher is drawn in for people.
-    """
-    multistep = can_draw_with(family.pipeline, "dpm++")
-    return "guidance" if multistep and teacher_steps <= _FEW * steps else "trajectory"
-
-
-def require_possible(family: FlowFamily, way: Way) -> None:
-    """Refuse a way of distillation that a teacher's pipeline does not allow.
 
     Raises:
-        CannotBeDistilled: ``"guidance"`` of a pipeline that does not draw with DPM-Solver++.
+        CannotBeDistilled: guidance was asked for, of a pipeline that does not draw with DPM-Solver++.
     """
-    if way == "guidance" and not can_draw_with(family.pipeline, "dpm++"):
+    multistep = can_draw_with(family.pipeline, "dpm++")
+    if asked == "auto":
+        return "guidance" if multistep and teacher_steps <= _FEW * steps else "trajectory"
+    if asked == "guidance" and not multistep:
         raise CannotBeDistilled(
             f"this {family.name} cannot draw with DPM-Solver++, which a student of guidance alone needs: set "
             'distillation.learns to "trajectory" or "auto"'
         )
+    return asked
 
 
 def few_step_noise_scheduler(

@@ -40,6 +40,17 @@ def run(teacher: Path, cache: Path, place: Path, *, plan: DistillationSettings |
     return distil(teacher, cache, plan or settings(), **(arguments | more))
 
 
+def draws_as_this_project_does(pipeline: Any, model: Path, *, steps: int) -> bool:
+    """Whether a stock pipeline draws what we draw from the same folder, but for two of 256 levels."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    asked = {"num_inference_steps": steps, "guidance_scale": 1.0, "use_resolution_binning": False}
+    stock = pipeline("red disc, plain style", generator=generator, **asked).images[0]
+    drawer = Drawer(load_pipeline(model), torch.device("cpu"), dtype=torch.float32, resolution=64)
+    [ours] = drawer.draw(["red disc, plain style"], seeds=[5], steps=steps, guidance_scale=1.0)
+    return np.abs(np.asarray(stock, dtype=int) - np.asarray(ours, dtype=int)).max() <= 2
+
+
 def test_the_student_is_a_folder_that_stock_diffusers_draws_as_this_project_does(
     teacher_folder: Path, cache_folder: Path, tmp_path: Path
 ):
@@ -60,13 +71,7 @@ def test_the_student_is_a_folder_that_stock_diffusers_draws_as_this_project_does
     assert (model / "samples.png").is_file()
 
     pipeline: Any = DiffusionPipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(5)
-    asked = {"num_inference_steps": 2, "guidance_scale": 1.0, "use_resolution_binning": False}
-    stock = pipeline("red disc, plain style", generator=generator, **asked).images[0]
-    drawer = Drawer(load_pipeline(model), torch.device("cpu"), dtype=torch.float32, resolution=64)
-    [ours] = drawer.draw(["red disc, plain style"], seeds=[5], steps=2, guidance_scale=1.0)
-    assert np.abs(np.asarray(stock, dtype=int) - np.asarray(ours, dtype=int)).max() <= 2
+    assert draws_as_this_project_does(pipeline, model, steps=2)
 
 
 def test_a_student_of_guidance_draws_with_the_multistep_noise_scheduler_as_stock_diffusers_does(
@@ -81,13 +86,7 @@ def test_a_student_of_guidance_draws_with_the_multistep_noise_scheduler_as_stock
     pipeline: Any = DiffusionPipeline.from_pretrained(model, local_files_only=True, use_safetensors=True)
     assert type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler"
     assert pipeline.scheduler.config.flow_shift == 2.0
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(5)
-    asked = {"num_inference_steps": 3, "guidance_scale": 1.0, "use_resolution_binning": False}
-    stock = pipeline("red disc, plain style", generator=generator, **asked).images[0]
-    drawer = Drawer(load_pipeline(model), torch.device("cpu"), dtype=torch.float32, resolution=64)
-    [ours] = drawer.draw(["red disc, plain style"], seeds=[5], steps=3, guidance_scale=1.0)
-    assert np.abs(np.asarray(stock, dtype=int) - np.asarray(ours, dtype=int)).max() <= 2
+    assert draws_as_this_project_does(pipeline, model, steps=3)
 
 
 def test_a_way_that_the_teacher_does_not_allow_is_refused_before_anything_is_drawn(cache_folder: Path, tmp_path: Path):

@@ -7,11 +7,11 @@ import pytest
 from genai_assets.diffusion.base_model import load_pipeline
 from genai_assets.diffusion.distillation.levels import (
     CannotBeDistilled,
+    choose_way,
     drawing_shift,
     drawn_levels,
     few_step_noise_scheduler,
     require_flow,
-    suitable_way,
 )
 from genai_assets.diffusion.drawing.noise_schedulers import use_noise_scheduler
 from genai_assets.diffusion.families import family_of
@@ -58,7 +58,10 @@ def test_guidance_is_learnt_of_a_teacher_that_is_drawn_in_few_steps_with_the_mul
     tiny_base: Path, tmp_path: Path
 ):
     own = require_flow(family_of(load_pipeline(tiny_base)))
-    assert [suitable_way(own, steps, 8) for steps in (1, 3, 4)] == ["trajectory", "trajectory", "guidance"]
-    assert suitable_way(own, 4, 30) == "trajectory"
+    found = [choose_way(own, "auto", steps=steps, teacher_steps=8) for steps in (1, 3, 4)]
+    assert found == ["trajectory", "trajectory", "guidance"]
+    assert choose_way(own, "auto", steps=4, teacher_steps=30) == "trajectory"
+    assert choose_way(own, "guidance", steps=4, teacher_steps=30) == "guidance"
     tiny_transformer.save_z_image(tmp_path / "model")
-    assert suitable_way(require_flow(family_of(load_pipeline(tmp_path / "model"))), 4, 8) == "trajectory"
+    other = require_flow(family_of(load_pipeline(tmp_path / "model")))
+    assert choose_way(other, "auto", steps=4, teacher_steps=8) == "trajectory"
