@@ -17,7 +17,7 @@ def distilled_model(
     Trains in a process of its own.
 
     Args:
-        settings: their section ``distillation``, and the guidance scale of ``sampling``.
+        settings: their section ``distillation``, and steps and guidance scale of ``sampling``.
         cache: the training cache of ``model``.
         model: the fine-tuned model: the teacher.
         on_step: told of ``TrajectoriesDrawn``, then of every ``StepReport``.
@@ -39,6 +39,8 @@ def distilled_model(
         cache=cache.data_version,
         config=wanted.model_dump(mode="json", exclude={"max_kid_loss"}),
         guidance_scale=settings.sampling.guidance_scale,
+        # What suits the teacher depends on the steps that it is drawn in.
+        teacher_drawn_in=settings.sampling.steps if wanted.learns == "auto" else None,
         house_style=settings.dataset.house_style,
         training_code=distil.CODE_VERSION,
     )

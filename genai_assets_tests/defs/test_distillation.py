@@ -1,12 +1,13 @@
 """The graph with distillation on: a student is made, measured beside its teacher, promoted with it, packed, asked."""
 
+import json
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from genai_assets import stages
-from genai_assets.artifacts import Artifact
+from genai_assets.artifacts import Artifact, ArtifactStore
 from genai_assets.defs.orchestra import Orchestra
 from genai_assets.diffusion.base_model import model_facts
 from genai_assets.diffusion.config import DenoiserConfig
@@ -68,6 +69,29 @@ def test_the_report_measures_the_student_as_its_facts_say_it_is_drawn(distilled:
     ]
     assert [(how["steps"], how["guidance_scale"]) for how in drawn] == [(2, 1.0)]
     assert (student.path / "README.md").read_text().count("guidance scale 1")
+
+
+@pytest.mark.parametrize(("learns", "kinds"), [("auto", 2), ("guidance", 1)])
+def test_steps_of_the_teacher_make_another_student_where_they_decide_what_it_learns(
+    distilled: Settings, monkeypatch: pytest.MonkeyPatch, learns: str, kinds: int
+):
+    cache, model = newest(distilled, "training_cache"), newest(distilled, "fine_tuned_model")
+    asked: list[str] = []
+
+    def look(self: object, kind: str, inputs: dict[str, object], make: object) -> Artifact:
+        asked.append(json.dumps(inputs, sort_keys=True, default=str))
+        return model
+
+    monkeypatch.setattr(ArtifactStore, "build", look)
+    for steps in (8, 30):
+        changed = distilled.model_copy(
+            update={
+                "distillation": distilled.distillation.model_copy(update={"learns": learns}),
+                "sampling": distilled.sampling.model_copy(update={"steps": steps}),
+            }
+        )
+        stages.distilled_model(changed, cache, model)
+    assert len(set(asked)) == kinds
 
 
 def test_the_champion_names_its_student_and_both_are_in_the_bento(distilled: Settings):
