@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-_SECRET = re.compile(r"pass|pwd|secret|token|key|credential", re.IGNORECASE)
+_SECRET = re.compile(r"pass|pwd|secret|token|key|credential|signature|^sig$", re.IGNORECASE)
 _HIDDEN = "***"
 
 
@@ -30,6 +30,13 @@ def secrets_of(url: "sa.URL") -> set[str]:
 
 
 def without_credentials(text: str) -> str:
-    """Any text, with an ellipsis for what the URLs in it keep secret."""
+    """A setting's value, with an ellipsis for what a URL in it keeps secret.
+
+    Where a password ends cannot be told from what follows, for it may have spaces: then rather too much is left out.
+    """
+
+    def hidden(found: re.Match[str]) -> str:
+        return f"{found[1]}{found[2]}=…" if _SECRET.search(found[2]) else found[0]
+
     text = re.sub(r"(://[^:/@\s]*):[^@]+@", r"\1:…@", text)
-    return re.sub(rf"([?&][^=&\s]*(?:{_SECRET.pattern})[^=&\s]*=)[^&]+", r"\1…", text, flags=re.IGNORECASE)
+    return re.sub(r"([?&])([^=&\s]+)=[^&]+", hidden, text)

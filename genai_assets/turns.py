@@ -23,7 +23,7 @@ def in_turn(place: Path, what: str) -> Iterator[bool]:
 
     Args:
         place: a file of its own, in a folder that is there.
-        what: is made, for the log of who waits.
+        what: what is being made, as a process that waits logs it.
     """
     waited = False
     while True:

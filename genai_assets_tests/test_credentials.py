@@ -13,6 +13,7 @@ from genai_assets.database import Database
         ("postgresql+psycopg://me:sesame@db/genai", "postgresql+psycopg://me:***@db/genai"),
         ("postgresql+psycopg://db/genai?user=me&password=sesame", "postgresql+psycopg://db/genai?password=***&user=me"),
         ("trino://me@db/genai?access_token=sesame&x=1", "trino://me@db/genai?access_token=***&x=1"),
+        ("https://me.example/a?sp=r&sig=sesame", "https://me.example/a?sig=***&sp=r"),
         ("sqlite:////home/me/log.sqlite", "sqlite:////home/me/log.sqlite"),
     ],
 )

@@ -27,7 +27,7 @@ MANY = figures(0.25, 200.0)
 
 
 def row(kid: float, *, steps: int = 4, adversarial: float = 0.0) -> Row:
-    return Row(2.0, steps, adversarial, TEACHER, figures(kid, 10.0))
+    return Row(2.0, steps, adversarial, "guidance", TEACHER, figures(kid, 10.0))
 
 
 def test_a_student_is_told_by_how_much_of_its_teachers_kid_it_is_worse():
@@ -35,12 +35,12 @@ def test_a_student_is_told_by_how_much_of_its_teachers_kid_it_is_worse():
     text = markdown([row(0.23), row(0.19, steps=1, adversarial=0.5)], MANY, Settings())
     assert "| teacher, 30 steps, guidance 3 | – | 0.250 ± 0.020 | – | – | 0.25 | 50% | 200 |" in text
     assert "| teacher, 8 steps, guidance 3 | – | 0.200 ± 0.020 | – | – | 0.25 | 50% | 70 |" in text
-    assert "| student, 4 steps | 2 | 0.230 ± 0.020 | -8% | +15% | 0.25 | 50% | 10 |" in text
-    assert "| student, 1 step, discriminator 0.5 | 2 | 0.190 ± 0.020 | -24% | -5% |" in text
+    assert "| student of guidance, 4 steps | 2 | 0.230 ± 0.020 | -8% | +15% | 0.25 | 50% | 10 |" in text
+    assert "| student of guidance, 1 step, discriminator 0.5 | 2 | 0.190 ± 0.020 | -24% | -5% |" in text
 
 
 def test_a_dataset_of_one_style_has_no_style_figure():
-    alone = Row(1.0, 4, 0.0, figures(0.2, 70, None), figures(0.3, 10, None))
+    alone = Row(1.0, 4, 0.0, "trajectory", figures(0.2, 70, None), figures(0.3, 10, None))
     assert "| 0.25 | – | 10 |" in markdown([alone], MANY, Settings())
 
 

@@ -28,6 +28,7 @@ def distilled_model(
         TrainingProcessDied: the process was killed; the next try goes on from what was drawn and checkpointed.
     """
     from genai_assets.diffusion.distillation import distil
+    from genai_assets.diffusion.distillation.levels import is_left_with_guidance
     from genai_assets.diffusion.own_process import run_in_own_process
 
     wanted = settings.distillation
@@ -39,8 +40,9 @@ def distilled_model(
         cache=cache.data_version,
         config=wanted.model_dump(mode="json", exclude={"max_kid_loss"}),
         guidance_scale=settings.sampling.guidance_scale,
-        # What suits the teacher depends on the steps that it is drawn in.
-        teacher_drawn_in=settings.sampling.steps if wanted.learns == "auto" else None,
+        left_with_guidance=(
+            is_left_with_guidance(wanted.drawing_steps, settings.sampling) if wanted.learns == "auto" else None
+        ),
         house_style=settings.dataset.house_style,
         training_code=distil.CODE_VERSION,
     )

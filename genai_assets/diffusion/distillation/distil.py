@@ -116,7 +116,8 @@ def distil(
         dict: figures of the run.
 
     Raises:
-        CannotBeDistilled: the teacher is of a family without straight paths, or knows its guidance already.
+        CannotBeDistilled: the teacher is of a family without straight paths, or knows its guidance already; or guidance
+            alone is to be learnt of one that has none, or that cannot draw with DPM-Solver++.
         TrainingDiverged: the loss is not finite; nothing is saved.
         ValueError: the cache has no training pictures in this style, or no square ones.
     """
@@ -125,7 +126,7 @@ def distil(
     cache = TrainingCache.open(cache_folder)
     facts = model_facts(teacher)
     family = require_flow(family_of(load_pipeline(teacher)))
-    way = choose_way(family, settings.learns, steps=settings.drawing_steps, teacher_steps=sampling.steps)
+    way = choose_way(family, settings.learns, settings.drawing_steps, sampling)
     noise_scheduler = few_step_noise_scheduler(family, settings.drawing_steps, clean_shape(cache), way=way)
     family.pipeline.scheduler = noise_scheduler
     trajectories = _trajectories(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from genai_assets.diffusion.drawing.noise_schedulers import can_draw_with, new_noise_scheduler
 from genai_assets.diffusion.families.family import Family
 from genai_assets.diffusion.families.flow import TIMESTEPS_PER_SIGMA, FlowFamily
+from genai_assets.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ Way = Literal["guidance", "trajectory"]
 
 _PURE_NOISE = 0.98
 _FEW = 2
-"""A teacher that is drawn in at most so many times its student's steps draws well in the student's number, too."""
+"""A teacher that is drawn in at most so many times its student's steps is taken to draw well in the student's, too."""
 
 
 class CannotBeDistilled(ValueError):
@@ -47,24 +48,34 @@ def require_flow(family: Family) -> FlowFamily:
     return family
 
 
-def choose_way(family: FlowFamily, asked: Literal["auto"] | Way, *, steps: int, teacher_steps: int) -> Way:
-    """The way that was asked for, or that suits the teacher.
+def is_left_with_guidance(steps: int, sampling: SamplingSettings) -> bool:
+    """Whether guidance is most of what a student in so many steps can save its teacher, drawn as the settings say.
 
-    Guidance alone suits one that draws well in about as few steps, with DPM-Solver++. Measured for the embedded base in
-    docs/experiments.md, "A student of guidance alone".
+    Measured for the embedded base in docs/experiments.md, "A student of guidance alone".
+    """
+    return sampling.guidance_scale > 1 and sampling.steps <= _FEW * steps
+
+
+def choose_way(family: FlowFamily, asked: Literal["auto"] | Way, steps: int, sampling: SamplingSettings) -> Way:
+    """The way that was asked for, or that suits the teacher.
 
     Args:
         family: the teacher, with its own noise scheduler.
         asked: the setting.
         steps: of the student.
-        teacher_steps: that the teacher is drawn in for people.
+        sampling: how the teacher is drawn for people.
 
     Raises:
-        CannotBeDistilled: guidance was asked for, of a pipeline that does not draw with DPM-Solver++.
+        CannotBeDistilled: guidance was asked for, of a pipeline that cannot draw with DPM-Solver++, or there is none.
     """
     multistep = can_draw_with(family.pipeline, "dpm++")
     if asked == "auto":
-        return "guidance" if multistep and teacher_steps <= _FEW * steps else "trajectory"
+        return "guidance" if multistep and is_left_with_guidance(steps, sampling) else "trajectory"
+    if asked == "guidance" and sampling.guidance_scale <= 1:
+        raise CannotBeDistilled(
+            f"sampling.guidance_scale is {sampling.guidance_scale:g}, which is no guidance, so there is none to learn: "
+            'set distillation.learns to "trajectory" or "auto"'
+        )
     if asked == "guidance" and not multistep:
         raise CannotBeDistilled(
             f"this {family.name} cannot draw with DPM-Solver++, which a student of guidance alone needs: set "
@@ -78,7 +89,7 @@ def few_step_noise_scheduler(
 ) -> Any:
     """A stock noise scheduler that makes each of a few steps count.
 
-    A student of guidance has DPM-Solver++, which looks two steps back. One of trajectories has Euler's, for it learns
+    A student of guidance has DPM-Solver++, which looks one step back. One of trajectories has Euler's, for it learns
     straight lines. Some stock pipelines place the last of Euler's sigmas at about 0.002, whatever the number of steps:
     with 30 that does no harm, of four it wastes one. ``shift_terminal`` stretches them so that the last is that of
     ``steps`` even parts, as the other pipelines have it anyway.

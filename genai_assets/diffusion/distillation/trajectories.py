@@ -67,7 +67,7 @@ class Recipe:
     """All that trajectories depend on, besides the teacher and the training cache.
 
     Attributes:
-        levels: the student's sigmas, from 1 down to 0: N + 1 of them.
+        levels: the student's sigmas, from about 1 down to 0: N + 1 of them.
         way: what is learnt.
         teacher_steps: of the teacher, from noise to picture, when its trajectory is learnt; at least one between two
             levels.
@@ -230,11 +230,10 @@ class Teacher:
         guided = self.recipe.guidance_scale > 1
         told = self._conditions([*([0] * len(prompts) if guided else []), *prompts], device, dtype)
         state = torch.stack(list(noise)).to(device) * self.family.pipeline.config.get("noise_scale", 1.0)
+        walk = self._with_guidance if self.recipe.way == "guidance" else self._along
         with torch.inference_mode():
-            way = self._with_guidance(state, told) if self.recipe.way == "guidance" else self._along(state, told)
-            states, targets = (
-                torch.stack(kept, dim=1).to("cpu", torch.float16).numpy() for kept in zip(*way, strict=True)
-            )
+            kept = zip(*walk(state, told), strict=True)
+            states, targets = (torch.stack(each, dim=1).to("cpu", torch.float16).numpy() for each in kept)
         if not (np.isfinite(states).all() and np.isfinite(targets).all()):
             raise TeacherNotFinite(
                 "the teacher drew values that are not finite in half precision; look at the fine-tuned model's samples"
@@ -252,7 +251,7 @@ class Teacher:
 
     def _along(self, state: "Tensor", told: dict[str, Any]) -> "Iterator[tuple[Tensor, Tensor]]":
         """Each state at a level of the student, and where the straight line to the next of them ends."""
-        for sigmas in self._ways:
+        for sigmas in self._sigmas_between:
             here = state
             for sigma, following in itertools.pairwise(sigmas):
                 state = state + (following - sigma) * self._velocity(state, sigma, told)
@@ -290,19 +289,19 @@ class Teacher:
         return bool(self.family.target(one, nothing, one) == 1)
 
     @cached_property
-    def _ways(self) -> list[list[float]]:
+    def _sigmas_between(self) -> list[list[float]]:
         """The teacher's sigmas from each of the levels to the next, both included."""
         levels = self.recipe.levels
         shift = drawing_shift(self.family, clean_shape(self.cache))
         steps = -(-self.recipe.teacher_steps // (len(levels) - 1))
-        ways = []
+        found = []
         for above, below in itertools.pairwise(levels):
             # Evenly in the time before the shift, as the noise scheduler spreads its own.
             start, end = (sigma / (shift - (shift - 1) * sigma) for sigma in (above, below))
             times = np.linspace(start, end, steps + 1)
             inner = shift * times / (1 + (shift - 1) * times)
-            ways.append([above, *inner[1:-1].tolist(), below])
-        return ways
+            found.append([above, *inner[1:-1].tolist(), below])
+        return found
 
 
 def end_of_line(here: "Tensor", there: "Tensor", above: float, below: float) -> "Tensor":

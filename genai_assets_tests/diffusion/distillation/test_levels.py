@@ -15,6 +15,7 @@ from genai_assets.diffusion.distillation.levels import (
 )
 from genai_assets.diffusion.drawing.noise_schedulers import use_noise_scheduler
 from genai_assets.diffusion.families import family_of
+from genai_assets.settings import SamplingSettings
 from genai_assets_tests.diffusion.distillation.conftest import prepared
 from genai_assets_tests.diffusion.families import tiny_transformer, tiny_unet
 
@@ -58,10 +59,18 @@ def test_guidance_is_learnt_of_a_teacher_that_is_drawn_in_few_steps_with_the_mul
     tiny_base: Path, tmp_path: Path
 ):
     own = require_flow(family_of(load_pipeline(tiny_base)))
-    found = [choose_way(own, "auto", steps=steps, teacher_steps=8) for steps in (1, 3, 4)]
-    assert found == ["trajectory", "trajectory", "guidance"]
-    assert choose_way(own, "auto", steps=4, teacher_steps=30) == "trajectory"
-    assert choose_way(own, "guidance", steps=4, teacher_steps=30) == "guidance"
+    few, many = (SamplingSettings(steps=steps, guidance_scale=3.0) for steps in (8, 30))
+    assert [choose_way(own, "auto", steps, few) for steps in (1, 3, 4)] == ["trajectory", "trajectory", "guidance"]
+    assert choose_way(own, "auto", 4, many) == "trajectory"
+    assert choose_way(own, "guidance", 4, many) == "guidance"
     tiny_transformer.save_z_image(tmp_path / "model")
     other = require_flow(family_of(load_pipeline(tmp_path / "model")))
-    assert choose_way(other, "auto", steps=4, teacher_steps=8) == "trajectory"
+    assert choose_way(other, "auto", 4, few) == "trajectory"
+
+
+def test_where_there_is_no_guidance_none_is_learnt(tiny_base: Path):
+    own = require_flow(family_of(load_pipeline(tiny_base)))
+    without = SamplingSettings(steps=8, guidance_scale=1.0)
+    assert choose_way(own, "auto", 4, without) == "trajectory"
+    with pytest.raises(CannotBeDistilled, match=r"guidance_scale is 1.*distillation\.learns"):
+        choose_way(own, "guidance", 4, without)

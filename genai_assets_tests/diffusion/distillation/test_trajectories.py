@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from genai_assets.diffusion.distillation.levels import drawn_levels
 from genai_assets.diffusion.distillation.trajectories import Recipe, Teacher, Trajectories, draw_trajectories
 from genai_assets.diffusion.training_cache import TrainingCache
 from genai_assets_tests.diffusion.distillation.conftest import prepared
+from genai_assets_tests.diffusion.families.tiny_transformer import save_sana, save_stable_diffusion_3
 from genai_assets_tests.diffusion.test_exact_resume import die, in_a_fork
 
 
@@ -64,6 +67,25 @@ def test_of_guidance_the_targets_are_guided_predictions_and_the_last_is_what_the
     [drawn] = family.draw([prompt], seeds=[0], steps=3, guidance_scale=2.0, side=64, on_step=lambda done: None)
     last = np.clip(found.targets[1, -1].astype(np.float32).transpose(1, 2, 0) * 127.5 + 127.5, 0, 255)
     assert np.abs(np.asarray(drawn, dtype=np.float32) - last).max() <= 2
+
+
+@pytest.mark.parametrize("save", [save_stable_diffusion_3, save_sana])
+def test_of_guidance_latent_teachers_go_the_way_of_their_stock_pipelines(save, tmp_path: Path):
+    save(tmp_path / "model")
+    family = prepared(tmp_path / "model", 4, "guidance")
+    pipeline, side = family.pipeline, family.resolution
+    told = family.encode_prompts(["", "red disc"])
+    cache = SimpleNamespace(conditions={name: value.detach().numpy() for name, value in told.items()}, codes={})
+    levels = drawn_levels(family, 4, side)
+    recipe = Recipe(tuple(levels), way="guidance", teacher_steps=1, guidance_scale=3.0, count=1, seed=0)
+    across = side // pipeline.vae_scale_factor
+    noise = torch.randn((pipeline.transformer.config.in_channels, across, across))
+    states, targets = Teacher(family, cast(TrainingCache, cache), recipe).draw([noise], [1])
+    assert np.allclose(states[0, 0], noise, atol=2e-3)
+
+    asked = {"num_inference_steps": 4, "height": side, "width": side, "output_type": "latent", "latents": noise[None]}
+    stock = pipeline(prompt="red disc", **asked, **(family.drawing_arguments(1, 3.0) | {"guidance_scale": 3.0}))
+    assert np.allclose(targets[0, -1], stock.images[0].numpy(), atol=0.01)
 
 
 def test_without_guidance_the_empty_prompt_is_not_asked(tiny_base: Path, cache: TrainingCache, recipe: Recipe):
