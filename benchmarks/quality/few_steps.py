@@ -141,9 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings, console = read_settings(), make_console()
     rows = []
     with StageProgress(console) as progress:
+        # First, for benchmarks.drawing_few_steps tells of the newest evaluation, which shall have a student.
+        many = measure_many_steps(settings, progress)
         for minutes, steps, adversarial in itertools.product(asked.minutes, asked.steps, asked.adversarial):
             rows.append(measure(settings, progress, minutes, steps, adversarial))
-        many = measure_many_steps(settings, progress)
     table = table_of(
         "", "minutes", "KID", "teacher's", "loss", f"against {MANY_STEPS} steps", title="Students beside their teacher"
     )
