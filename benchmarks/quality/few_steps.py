@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.quality.figures import write_between
 from genai_assets import stages, walkthrough
+from genai_assets.artifacts import Artifact
 from genai_assets.console import StageProgress, make_console, read_settings, table_of
 from genai_assets.settings import Settings
 
@@ -66,15 +67,7 @@ def measure(settings: Settings, progress: StageProgress, minutes: float, steps: 
     """Distil a student of the home's fine-tuned model, and evaluate both."""
     wanted = {"max_minutes": minutes, "drawing_steps": steps, "adversarial_weight": adversarial}
     own = settings.model_copy(update={"distillation": settings.distillation.model_copy(update=wanted)})
-    validated, features, split = walkthrough.prepare(own, progress)
-    model, student, base = walkthrough.train_with_student(own, progress, validated, split)
-    report = progress.stage(
-        "eval_report",
-        lambda: stages.eval_report(
-            own, model, base, split, validated, features, distilled=student, on_progress=progress.on_progress
-        ),
-    )
-    figures = stages.read_metrics(report)["models"]
+    student, figures = _evaluated(own, progress)
     return Row(minutes, steps, adversarial, student.summary["learns"], figures["fine_tuned"], figures[stages.FEW_STEPS])
 
 
@@ -82,14 +75,21 @@ def measure_many_steps(settings: Settings, progress: StageProgress) -> dict[str,
     """Figures of the teacher's pictures when it is drawn in many steps."""
     off = settings.distillation.model_copy(update={"max_minutes": None, "max_steps": 0})
     slowly = settings.sampling.model_copy(update={"steps": MANY_STEPS})
-    own = settings.model_copy(update={"distillation": off, "sampling": slowly})
-    validated, features, split = walkthrough.prepare(own, progress)
-    model, _, base = walkthrough.train_with_student(own, progress, validated, split)
+    _, figures = _evaluated(settings.model_copy(update={"distillation": off, "sampling": slowly}), progress)
+    return figures["fine_tuned"]
+
+
+def _evaluated(settings: Settings, progress: StageProgress) -> tuple[Artifact, dict[str, Any]]:
+    """The student, or its teacher when distillation is off, and the figures of all that were evaluated."""
+    validated, features, split = walkthrough.prepare(settings, progress)
+    model, student, base = walkthrough.train_with_student(settings, progress, validated, split)
     report = progress.stage(
         "eval_report",
-        lambda: stages.eval_report(own, model, base, split, validated, features, on_progress=progress.on_progress),
+        lambda: stages.eval_report(
+            settings, model, base, split, validated, features, distilled=student, on_progress=progress.on_progress
+        ),
     )
-    return stages.read_metrics(report)["models"]["fine_tuned"]
+    return student, stages.read_metrics(report)["models"]
 
 
 def markdown(rows: Sequence[Row], many: dict[str, Any], settings: Settings) -> str:

@@ -203,44 +203,29 @@ def pretrain(
     name = f"pretraining-{durable.digest_json(run)[:12]}"
     settings.paths.checkpoints.mkdir(parents=True, exist_ok=True)
     with in_turn(settings.paths.checkpoints / f".{name}.turn", "this base model"):
-        return _train_base(settings, denoiser, config, cache, name, start, on_step, compiled, stop)
-
-
-def _train_base(
-    settings: Settings,
-    denoiser: DenoiserConfig,
-    config: TrainingConfig,
-    cache: TrainingCache,
-    checkpoints: str,
-    start: Path | None,
-    on_step: Callable[[StepReport], None] | None,
-    compiled: bool,
-    stop: Callable[[], bool] | None,
-) -> tuple[Any, TrainingResult]:
-    """The training of :func:`pretrain`, with its checkpoints in the folder of that name."""
-    if start is None:
-        pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
-    else:
-        pipeline = load_pipeline(start)
-    family, device = family_of(pipeline), choose_device(settings.device)
-    result = train(
-        family,
-        cache,
-        config,
-        training_rows=learnt_rows(cache),
-        validation_rows=cache.select("validation")[:256],
-        device=device,
-        checkpoints=CheckpointFolder(settings.paths.checkpoints / checkpoints),
-        on_step=on_step,
-        learner=Learner(
+        if start is None:
+            pipeline = new_pipeline(denoiser, resolution=settings.fine_tune.resolution or RESOLUTION, seed=config.seed)
+        else:
+            pipeline = load_pipeline(start)
+        family, device = family_of(pipeline), choose_device(settings.device)
+        result = train(
             family,
+            cache,
             config,
-            device,
-            compiled="whole" if compiled and not trains_eagerly(settings) else None,
-            compiled_code=settings.paths.compiled,
-        ),
-        stop=stop,
-    )
+            training_rows=learnt_rows(cache),
+            validation_rows=cache.select("validation")[:256],
+            device=device,
+            checkpoints=CheckpointFolder(settings.paths.checkpoints / name),
+            on_step=on_step,
+            learner=Learner(
+                family,
+                config,
+                device,
+                compiled="whole" if compiled and not trains_eagerly(settings) else None,
+                compiled_code=settings.paths.compiled,
+            ),
+            stop=stop,
+        )
     return pipeline, result
 
 
